@@ -1,0 +1,99 @@
+"""Every error that attar raises on purpose, as one tree.
+
+    AttarError                     exit code 1   something attar can name went wrong
+    ├── RecipeError                exit code 2   the recipe or a command-line option is wrong
+    │   └── PlanError              exit code 2   the recipe is well formed but cannot work
+    ├── BudgetMissed               exit code 3   the run is done, but a budget was not met
+    ├── PolicyError                exit code 4   the teacher's terms forbid the run, or are unknown
+    ├── DataError                  exit code 5   a data source is absent, empty or malformed
+    ├── TeacherError               exit code 6   the teacher cannot be loaded, or is unfit
+    │   └── StoreError             exit code 6   stored signals are damaged or do not match
+    ├── TrainingError              exit code 7   training diverged (NaN) or cannot go on
+    ├── ExportError                exit code 8   an exporter failed
+    │   └── ParityError            exit code 8   the exported file does not answer like the checkpoint
+    ├── StorageError               exit code 9   disk full, or a folder that cannot be written
+    └── MissingExtra               exit code 10  an optional package is absent
+
+A message names the place, what it got, what is allowed, and the next move. Ctrl-C exits with 130.
+"""
+
+from __future__ import annotations
+
+
+class AttarError(Exception):
+    """Base of all errors that attar raises on purpose; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class RecipeError(AttarError):
+    """The recipe, or an option of the command line, is wrong. `problems` holds every problem found, in file order."""
+
+    exit_code = 2
+
+    def __init__(self, problems: str | list[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class PlanError(RecipeError):
+    """The recipe is well formed, but its parts do not fit each other or its inputs."""
+
+
+class BudgetMissed(AttarError):
+    """The run finished and is complete, but at least one budget was not met."""
+
+    exit_code = 3
+
+
+class PolicyError(AttarError):
+    """The teacher's terms forbid this distillation, or nobody has recorded that they allow it."""
+
+    exit_code = 4
+
+
+class DataError(AttarError):
+    """A data source is absent, empty, malformed or has unusable labels."""
+
+    exit_code = 5
+
+
+class TeacherError(AttarError):
+    """The teacher cannot be loaded, or cannot serve this task."""
+
+    exit_code = 6
+
+
+class StoreError(TeacherError):
+    """Stored signals are missing, damaged, or were made by something else."""
+
+
+class TrainingError(AttarError):
+    """Training cannot go on, for example because the loss is NaN."""
+
+    exit_code = 7
+
+
+class ExportError(AttarError):
+    """An exporter failed, or its runtime lacks something that the model needs."""
+
+    exit_code = 8
+
+
+class ParityError(ExportError):
+    """An exported file does not answer like the checkpoint that it came from; it is not handed over."""
+
+
+class StorageError(AttarError):
+    """The disk is full, or a folder cannot be written."""
+
+    exit_code = 9
+
+
+class MissingExtra(AttarError):
+    """An optional package is absent. The message holds the exact pip command."""
+
+    exit_code = 10
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f'{purpose} needs the package "{package}". Install it with: pip install "attar[{extra}]"')

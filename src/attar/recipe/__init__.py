@@ -1,0 +1,43 @@
+"""A recipe: a typed, frozen, hashable description of one distillation. YAML is its written form. No torch here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from attar.hashing import hash_value
+from attar.recipe.base import Name, Spec
+from attar.recipe.data import DataSpec
+from attar.recipe.objectives import AnyObjectiveSpec
+from attar.recipe.outcome import BudgetSpec, ExportSpec, PolicySpec, ReportSpec
+from attar.recipe.student import StudentSpec
+from attar.recipe.task import TaskSpec
+from attar.recipe.teacher import TeacherSpec
+from attar.recipe.training import TrainingSpec
+
+__all__ = ["Recipe"]
+
+
+class Recipe(Spec):
+    """One distillation, from teacher to exported student."""
+
+    name: Name = Field(description="Name of the run's folder and of the student.")
+    description: str | None = Field(None, description="For people.")
+    task: TaskSpec = Field(description="What the student is to do.")
+    teacher: TeacherSpec = Field(description="Who is asked for signals.")
+    data: DataSpec = Field(description="Where rows come from.")
+    student: StudentSpec = Field(description="The small model.")
+    objectives: Annotated[tuple[AnyObjectiveSpec, ...], Field(min_length=1)] = Field(
+        description="Losses, each with its weight."
+    )
+    training: TrainingSpec = Field(TrainingSpec(), description="How the student is trained.")
+    budget: BudgetSpec = Field(BudgetSpec(), description="Limits on the outcome.")
+    export: tuple[ExportSpec, ...] = Field((), description="Files to hand over.")
+    policy: PolicySpec = Field(PolicySpec(), description="Recorded permission to distil this teacher.")
+    report: ReportSpec = Field(ReportSpec(), description="What the report shows.")
+
+    @property
+    def hash(self) -> str:
+        """Canonical hash of all that is in the recipe, defaults included; names the run."""
+        return hash_value(self.model_dump(mode="json"))

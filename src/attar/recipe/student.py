@@ -1,0 +1,63 @@
+"""`student`: the small model, and what it takes over from the teacher before training."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from attar.recipe.base import Fraction, Positive, Spec
+from attar.recipe.model import ModelConfig, RemoteCode, Revision, Source
+
+
+class VocabularySpec(Spec):
+    """Which tokens of the teacher's vocabulary the student keeps (text)."""
+
+    keep: Literal["all", "used"] = Field(
+        "used",
+        description="`used`: tokens seen in the training and transfer texts, the special tokens, and a fallback by the "
+        "tokenizer's own rules (single characters or bytes), so that any text still has a spelling.",
+    )
+    min_count: Positive = Field(1, description="Keep tokens seen at least this often.")
+
+
+class FromConfigSpec(Spec):
+    """A student built from a Transformers configuration, randomly initialised."""
+
+    kind: Literal["from_config"]
+    config: ModelConfig
+    vocabulary: VocabularySpec = Field(VocabularySpec(), description="Tokens kept (text).")
+    trust_remote_code: RemoteCode = False
+
+
+class FromTeacherSpec(Spec):
+    """A student cut from the teacher: fewer layers, narrower, fewer tokens."""
+
+    kind: Literal["from_teacher"]
+    layers: Positive | tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        description="How many layers (evenly spaced), or which ones (0 is the first)."
+    )
+    hidden_size: Positive | None = Field(None, description="Width; absent: the teacher's. Embeddings are projected by PCA.")
+    heads: Positive | None = Field(None, description="Attention heads; absent: as many as keep the teacher's head size.")
+    intermediate_size: Positive | None = Field(None, description="Feed-forward width; absent: the teacher's ratio.")
+    max_positions: Positive | None = Field(None, description="Position embeddings kept; absent: all.")
+    init: Literal["teacher", "embeddings", "random"] = Field(
+        "teacher",
+        description="`teacher`: embeddings and layers (layers only where the width stays, else projected); "
+        "`embeddings`: embeddings only; `random`: nothing.",
+    )
+    dropout: Fraction | None = Field(None, description="Dropout of the student; absent: the teacher's.")
+    vocabulary: VocabularySpec = Field(VocabularySpec(), description="Tokens kept (text).")
+
+
+class PretrainedSpec(Spec):
+    """A small pretrained model that becomes the student."""
+
+    kind: Literal["pretrained"]
+    model: Source
+    revision: Revision = None
+    trust_remote_code: RemoteCode = False
+    vocabulary: VocabularySpec = Field(VocabularySpec(keep="all"), description="Tokens kept (text).")
+
+
+StudentSpec = Annotated[FromConfigSpec | FromTeacherSpec | PretrainedSpec, Field(discriminator="kind")]

@@ -1,0 +1,79 @@
+"""`teacher`: who is asked for signals."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from attar.recipe.base import Fraction, NonNegative, Positive, Rate, Spec
+from attar.recipe.model import ModelConfig, RemoteCode, Revision, Source
+
+
+class FittingSpec(Spec):
+    """How `fit: probe` or `fit: full` trains the teacher on the user's training split."""
+
+    epochs: Positive = Field(5, description="Passes over the training split (`full`).")
+    batch_size: Positive = Field(32, description="Rows a step (`full`).")
+    learning_rate: Rate = Field(5e-5, description="Peak learning rate of the body (`full`).")
+    head_learning_rate: Rate | None = Field(None, description="Peak learning rate of the head; absent: the body's.")
+    weight_decay: NonNegative = Field(0.01, description="AdamW weight decay (`full`).")
+    warmup: Fraction = Field(0.1, description="Share of steps with rising learning rate (`full`).")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="Learning rate after warm-up.")
+    label_smoothing: Fraction = Field(0.0, description="Share of the target spread over all labels (`full`).")
+    probe_first: bool = Field(True, description="`full` starts from the probe's head, where there is one label.")
+    seed: int = Field(0, ge=0, description="Seed of the fitting.")
+
+
+class LocalTeacherSpec(Spec):
+    """A Transformers or timm model on this machine."""
+
+    kind: Literal["local"]
+    model: Source | None = Field(None, description="The model; absent when `config` builds one.")
+    config: ModelConfig | None = Field(None, description="Build an untrained teacher (`fit: full` trains it).")
+    revision: Revision = None
+    trust_remote_code: RemoteCode = False
+    fit: Literal["none", "probe", "full"] = Field(
+        "none",
+        description="`none`: the model has a head for this task. `probe`: frozen features and calibrated logistic "
+        "regression. `full`: the whole model is trained on the training split.",
+    )
+    fitting: FittingSpec = Field(FittingSpec(), description="How `fit` trains.")
+    pooling: Literal["auto", "mean", "first", "model"] = Field(
+        "auto",
+        description="How an encoder's tokens become one vector for `fit`: `mean`, the `first` token, or the `model`'s "
+        "own head; `auto`: what the model's folder says (sentence-transformers), else `mean`.",
+    )
+    label_map: dict[str, str] | None = Field(
+        None, description="Teacher's label name -> the data's label name, where they differ."
+    )
+    signals: Literal["auto", "live", "store"] = Field(
+        "auto",
+        description="`store`: label once, train from disk. `live`: ask in every step. `auto`: `store`, but `live` "
+        "where training makes new views (mixup).",
+    )
+    batch_tokens: Positive = Field(8192, description="Tokens (text) or thousands of pixels (images) a labelling batch.")
+    licence: str | None = Field(None, description="SPDX id of the teacher's licence, if the table does not know it.")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> LocalTeacherSpec:
+        if (self.model is None) == (self.config is None):
+            raise ValueError("give either `model` or `config`")
+        if self.config is not None and self.fit != "full":
+            raise ValueError("a teacher built from `config` knows nothing: it needs `fit: full`")
+        return self
+
+
+class StoredTeacherSpec(Spec):
+    """Signals that `attar label` has written, on this machine or another."""
+
+    kind: Literal["stored"]
+    path: str = Field(description="The store's folder.")
+    spot_check: int = Field(8, ge=0, description="Rows scored again on load when `rescore_with` is given.")
+    rescore_with: Source | None = Field(
+        None, description="The teacher's folder, to score some rows again; absent: the one named in the store, if there."
+    )
+    licence: str | None = Field(None, description="SPDX id of the teacher's licence; absent: from the store's lineage.")
+
+
+TeacherSpec = Annotated[LocalTeacherSpec | StoredTeacherSpec, Field(discriminator="kind")]
