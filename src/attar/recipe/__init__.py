@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from attar.hashing import hash_value
 from attar.recipe.base import Name, Spec
 from attar.recipe.data import DataSpec
 from attar.recipe.objectives import AnyObjectiveSpec
 from attar.recipe.outcome import BudgetSpec, ExportSpec, PolicySpec, ReportSpec
+from attar.recipe.places import Places
 from attar.recipe.student import StudentSpec
 from attar.recipe.task import TaskSpec
 from attar.recipe.teacher import TeacherSpec
@@ -36,6 +37,19 @@ class Recipe(Spec):
     export: tuple[ExportSpec, ...] = Field((), description="Files to hand over.")
     policy: PolicySpec = Field(PolicySpec(), description="Recorded permission to distil this teacher.")
     report: ReportSpec = Field(ReportSpec(), description="What the report shows.")
+
+    _places: Places = PrivateAttr(default_factory=Places)
+
+    @property
+    def places(self) -> Places:
+        """Where each value was written; empty for a recipe made in Python. No part of its equality or hash."""
+        return self._places
+
+    def located(self, places: Places) -> Recipe:
+        """The same recipe that knows where its values were written, so that later errors can name lines."""
+        copy = self.model_copy()
+        copy._places = places
+        return copy
 
     @property
     def hash(self) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from attar.recipe.base import Fraction, NonNegative, Positive, Spec
+from attar.recipe.base import Fraction, Positive, Spec
 
 
 class SplitsSpec(Spec):
@@ -81,7 +81,7 @@ class DataSpec(Spec):
     transfer: tuple[TransferSpec, ...] = Field((), description="More inputs, labelled by the teacher.")
     licence: str | None = Field(None, description="Licence of the data, for the model card.")
     seed: int = Field(0, ge=0, description="Seed of splits and draws.")
-    min_class_rows: NonNegative = Field(0, description="Refuse a class with fewer training rows than this.")
+    min_class_rows: Annotated[int, Field(ge=0)] = Field(0, description="Refuse a class with fewer training rows than this.")
 
     @model_validator(mode="after")
     def _splits_differ(self) -> DataSpec:

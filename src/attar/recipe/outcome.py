@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from attar.recipe.base import Fraction, Positive, Rate, Spec
 
-Limit = Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^\d+(\.\d+)?\s?%$")]
+Limit = (
+    Annotated[int, Field(ge=1)]
+    | Annotated[
+        str,
+        Field(pattern=r"^\d+(\.\d+)?\s?%$", examples=['"4%" (a share of the teacher\'s)']),
+        AfterValidator(lambda share: f"{float(share.rstrip(' %')):g}%"),
+    ]
+)
 
 
 class BudgetSpec(Spec):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from attar.recipe.base import Positive, Spec
+from attar.recipe.base import Finite, Positive, Rate, Spec
 
 ClassificationMetric = Literal["auto", "accuracy", "macro_f1", "micro_f1", "pearson", "spearman"]
 
@@ -42,8 +42,8 @@ class ImageClassificationSpec(Spec):
     )
     metric: Literal["auto", "accuracy", "macro_f1"] = Field("auto", description="`auto`: accuracy.")
     image_size: Positive = Field(224, description="Images are resized to this many pixels a side.")
-    mean: tuple[float, float, float] = Field((0.5, 0.5, 0.5), description="Channel means after scaling to 0..1.")
-    std: tuple[float, float, float] = Field((0.5, 0.5, 0.5), description="Channel standard deviations.")
+    mean: tuple[Finite, Finite, Finite] = Field((0.5, 0.5, 0.5), description="Channel means after scaling to 0..1.")
+    std: tuple[Rate, Rate, Rate] = Field((0.5, 0.5, 0.5), description="Channel standard deviations.")
     slice_by: str | None = Field(None, description="Column by whose values quality is also reported.")
 
 

@@ -30,7 +30,10 @@ class TrainingSpec(Spec):
     checkpoints: Annotated[int, Field(ge=0)] = Field(5, description="Resumable checkpoints over training; 0: at the end.")
     control: bool = Field(True, description="Also train the same student on the labels alone.")
     control_random: bool = Field(False, description="A second control from random initialisation.")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda|cuda:\d+|mps)$", description="auto, cpu, cuda, cuda:N, mps.")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda|cuda:\d+|mps)$", examples=["auto", "cpu", "cuda", "cuda:0", "mps"],
+        description="auto, cpu, cuda, cuda:N, mps."
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Arithmetic of the forward pass.")
     threads: Positive | None = Field(None, description="CPU threads; absent: all.")
     tensorboard: bool = Field(False, description="Also write TensorBoard events.")

@@ -1,0 +1,59 @@
+# make demo   the whole path on an embedded data set, into runs/demo
+# make test   the fast tests
+# Each does all the set-up it needs: only python3, pip and make must be there.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+EXTRAS ?= dev
+# The pair that attar is tested with; override for another build, e.g. TORCH="torch torchvision".
+TORCH ?= torch==2.14.1 torchvision==0.29.1
+MIRROR := $(if $(ATTAR_MIRROR),$(ATTAR_MIRROR),$(wildcard ../shared/data))
+comma := ,
+
+.PHONY: demo test test-slow check format browser env clean bench
+
+demo:
+	@$(MAKE) --no-print-directory env EXTRAS=demo
+	$(BIN)/attar distill recipes/digits.yaml --out runs/demo
+
+test:
+	@$(MAKE) --no-print-directory env EXTRAS=dev
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow:
+	@$(MAKE) --no-print-directory env EXTRAS=dev,demo,bench
+	ATTAR_MIRROR="$(MIRROR)" $(BIN)/python -m pytest -m slow
+
+check:
+	@$(MAKE) --no-print-directory env EXTRAS=dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest tests/house
+
+format:
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# One stamp a set of extras; a changed pyproject.toml installs again.
+env: .venv/stamp-$(subst $(comma),-,$(EXTRAS))
+
+.venv/stamp-%: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing attar[$(EXTRAS)] into .venv (torch is large: some minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) -e ".[$(EXTRAS)]"
+	@touch $@
+
+# A browser for the tests that open the report: Debian's Chromium where apt is there.
+browser:
+	@if command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null; then \
+	  echo "browser: found"; \
+	elif command -v apt-get >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ]; then S=; else S=sudo; fi; \
+	  $$S apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$S apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	else \
+	  echo "browser: NOT INSTALLED, no apt here; the tests that open the report in a browser will be skipped"; \
+	fi
+
+clean:
+	rm -rf runs build dist .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,279 @@
+"""The command line. Each command imports what it needs when it runs, so that `--help` and `check` answer at once.
+
+Exit codes are those of `attar.errors`: 0 done, 1 error, 2 recipe or options, 3 budget missed, 4 policy, 5 data, 6 teacher
+or store, 7 training, 8 export, 9 disk, 10 missing package, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from attar.errors import AttarError, BudgetMissed, RecipeError
+from attar.version import __version__
+
+if TYPE_CHECKING:
+    from attar.facts import RunFacts
+    from attar.recipe import Recipe
+
+app = typer.Typer(
+    name="attar",
+    help="From a large teacher to a small student that you can ship, with proof.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+store_app = typer.Typer(help="Look after stored teacher signals.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(store_app, name="store")
+
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe (YAML).", show_default=False)]
+RunFolder = Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override one field: training.epochs=3. May be repeated.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Output folder; default runs/NAME.", show_default=False)]
+
+
+@app.callback(invoke_without_command=True)
+def _main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        _print(f"attar {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("recipe.yaml"),
+    task: Annotated[str, typer.Option(help="text_classification or image_classification.")] = "text_classification",
+    schema: Annotated[bool, typer.Option("--schema", help="Also write recipe.schema.json for editors.")] = False,
+) -> None:
+    """Write a commented recipe to start from."""
+    from attar.recipe.schema import recipe_schema
+    from attar.recipe.template import template
+    from attar.storage import atomic_write
+
+    text = template(task)
+    if path.exists():
+        raise RecipeError(f"{path}: exists already; nothing was written. Choose another name.")
+    atomic_write(path, text)
+    _print(f"wrote {path}; next: attar check {path}")
+    if schema:
+        beside = path.with_name("recipe.schema.json")
+        atomic_write(beside, json.dumps(recipe_schema(), indent=2))
+        _print(f"wrote {beside}")
+
+
+@app.command()
+def check(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Check a recipe and plan the run, without doing any of it."""
+    from attar.plan import make_plan
+
+    loaded = _load(recipe, overrides)
+    plan = make_plan(loaded)
+    for line in plan.lines():
+        _print(line)
+    _require_policy(loaded)
+
+
+@app.command()
+def distill(
+    recipe: RecipeFile,
+    out: Out = None,
+    overrides: Overrides = None,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Train this many seeds into one run.json.")] = 1,
+) -> None:
+    """Carry a recipe from teacher to exported, measured student. A rerun resumes."""
+    from attar.run import run
+
+    loaded = _load(recipe, overrides)
+    folder = out or Path("runs") / loaded.name
+    with _terminal() as terminal:
+        facts = run(loaded, folder, seeds=seeds, say=terminal.say, progress=terminal.progress)
+    _headline(facts, folder)
+
+
+@app.command()
+def label(recipe: RecipeFile, out: Out = None, overrides: Overrides = None) -> None:
+    """Write the teacher's signals for a recipe's data into a store, for `teacher.kind: stored`."""
+    from attar.run import label_only
+
+    loaded = _load(recipe, overrides)
+    folder = out or Path("runs") / loaded.name
+    with _terminal() as terminal:
+        path = label_only(loaded, folder, say=terminal.say, progress=terminal.progress)
+    _print(f"signals: {path}\nnext: teacher: {{kind: stored, path: {path}}}")
+
+
+@app.command()
+def evaluate(
+    run_folder: RunFolder,
+    data: Annotated[str | None, typer.Option(help="Another labelled source; default: the numbers of run.json.")] = None,
+    split: Annotated[str, typer.Option(help="Split of --data.")] = "test",
+) -> None:
+    """Print a run's quality, or score its student on other data."""
+    from attar.report.load import load_run
+
+    facts = load_run(run_folder)
+    if data is None:
+        _headline(facts, run_folder)
+        return
+    from attar.finished import score_on
+
+    _print(json.dumps(score_on(run_folder, data, split), indent=2))
+
+
+@app.command()
+def predict(
+    run_folder: RunFolder,
+    inputs: Annotated[list[str], typer.Argument(help="Texts, image files, or - for texts from standard input.")],
+    artifact: Annotated[str | None, typer.Option(help="Ask an exported file instead: onnx-int8, onnx-fp32.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Labels to print for each input.")] = 1,
+) -> None:
+    """Ask the student."""
+    from attar.finished import answer
+
+    rows = [line.rstrip("\n") for line in sys.stdin] if inputs == ["-"] else inputs
+    for row in answer(run_folder, rows, artifact, top):
+        _print(json.dumps(row, ensure_ascii=False))
+
+
+@app.command()
+def compare(runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")]) -> None:
+    """Put runs side by side."""
+    from attar.report.compare import compare as table
+    from attar.report.load import load_run
+
+    _print(table([load_run(path) for path in runs]))
+
+
+@app.command()
+def export(
+    run_folder: RunFolder,
+    precision: Annotated[str, typer.Option(help="fp32 or int8.")] = "int8",
+    kind: Annotated[str, typer.Option(help="The format.")] = "onnx",
+) -> None:
+    """Export a finished run's student once more, with parity and quality."""
+    from attar.run import export_again
+
+    with _terminal() as terminal:
+        facts = export_again(run_folder, kind, precision, say=terminal.say)
+    made = next(a for a in facts.artifacts if (a.kind, a.precision) == (kind, precision))
+    _print(f"{run_folder / made.path}: {made.bytes:,} bytes, quality {made.quality}, parity {made.parity.agreement:.4f}")
+
+
+@app.command()
+def report(run_folder: RunFolder) -> None:
+    """Write report.html again from run.json."""
+    from attar.report.html import write_report
+    from attar.report.load import load_run
+
+    write_report(load_run(run_folder), run_folder / "report.html")
+    _print(f"report: {run_folder / 'report.html'}")
+
+
+@app.command()
+def push(
+    run_folder: RunFolder,
+    repo: Annotated[str, typer.Argument(help="Hub repository, OWNER/NAME.")],
+    private: Annotated[bool, typer.Option("--private", help="Create it private.")] = False,
+) -> None:
+    """Upload the student, its exports and its card to the Hub."""
+    from attar.report.push import push as upload
+
+    _print(upload(run_folder, repo, private=private))
+
+
+@store_app.command("verify")
+def store_verify(path: Annotated[Path, typer.Argument(help="The store's folder.")]) -> None:
+    """Check every shard against its checksum."""
+    from attar.errors import StoreError
+    from attar.teachers.store import verify
+
+    if problems := verify(path):
+        raise StoreError("\n".join([*problems, f"next: attar store prune {path}, then label again"]))
+    _print(f"{path}: sound")
+
+
+@store_app.command("prune")
+def store_prune(path: Annotated[Path, typer.Argument(help="The store's folder.")]) -> None:
+    """Remove damaged shards, so that labelling again makes only those."""
+    from attar.teachers.store import prune
+
+    removed = prune(path)
+    _print("\n".join([*(f"removed {name}" for name in removed), f"{path}: {len(removed)} shards removed"]))
+
+
+@store_app.command("show")
+def store_show(path: Annotated[Path, typer.Argument(help="The store's folder.")]) -> None:
+    """Print what a store holds and what shaped it."""
+    from attar.teachers.store import show
+
+    _print(json.dumps(show(path), indent=2, ensure_ascii=False))
+
+
+def main() -> None:
+    """Entry point: run a command and turn errors into messages and exit codes."""
+    try:
+        app(standalone_mode=False)
+    except AttarError as error:
+        _complain(str(error))
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        _complain("interrupted; finished stages are kept, the same command resumes")
+        raise SystemExit(130) from None
+    except typer.Exit as stop:
+        raise SystemExit(stop.exit_code) from None
+    except typer.Abort:
+        raise SystemExit(130) from None
+    except Exception as error:
+        show = getattr(error, "show", None)
+        if show is None:
+            raise
+        show()
+        raise SystemExit(getattr(error, "exit_code", 2)) from None
+
+
+def _load(path: Path, overrides: list[str] | None) -> Recipe:
+    from attar.recipe.load import load_recipe
+
+    return load_recipe(path, overrides or ())
+
+
+def _require_policy(recipe: Recipe) -> None:
+    from attar.governance.policy import decide_for, require_allowed
+
+    facts = decide_for(recipe)
+    _print(f"policy: {facts.decision} ({facts.rule}): {facts.reason}")
+    require_allowed(facts)
+
+
+def _terminal() -> Any:
+    from attar.terminal import Terminal
+
+    return Terminal()
+
+
+def _headline(facts: RunFacts, folder: Path) -> None:
+    from attar.report.headline import headline
+
+    for line in headline(facts):
+        _print(line)
+    _print(f"report: {folder / 'report.html'}")
+    missed = [line for line in facts.budget if line.met is False]
+    if missed:
+        raise BudgetMissed(
+            "\n".join(f"budget missed: {m.name} is {m.value:g} {m.unit}, the limit is {m.limit:g}" for m in missed)
+        )
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"attar: {text}\n")

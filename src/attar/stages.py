@@ -1,0 +1,82 @@
+"""A stage is done once: its record holds the hash of what shaped it, what it found, and the hash of what it wrote."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ValidationError
+
+from attar.errors import StorageError
+from attar.facts import StageFacts
+from attar.hashing import hash_file, hash_folder, hash_value
+from attar.storage import atomic_write, guard
+
+Found = TypeVar("Found", bound=BaseModel)
+
+
+@dataclass
+class Stages:
+    """The stages of one run, with their records below `folder`."""
+
+    folder: Path
+    say: Callable[[str], None]
+    done: list[StageFacts] = field(default_factory=list[StageFacts])
+
+    def run(self, name: str, shaped_by: object, outputs: list[Path], found: type[Found], work: Callable[[], Found]) -> Found:
+        """Do `work`, or return what it found before if the same things shaped it and its outputs are unchanged.
+
+        `shaped_by` is any JSON-able value; `outputs` are the files or folders that the stage writes.
+        """
+        key = hash_value(shaped_by)
+        record = self.folder / f"{name.replace('/', '-')}.json"
+        if (old := _read(record, key, outputs, found)) is not None:
+            result, seconds = old
+            self.say(f"{name}: done before ({seconds:.1f} s)")
+            self.done.append(StageFacts(name=name, seconds=seconds, cached=True, key=key))
+            return result
+        self.say(f"{name} …")
+        start = time.perf_counter()
+        result = work()
+        seconds = time.perf_counter() - start
+        content = {"key": key, "seconds": seconds, "outputs": _hashes(outputs), "found": result.model_dump(mode="json")}
+        atomic_write(record, json.dumps(content))
+        self.done.append(StageFacts(name=name, seconds=seconds, cached=False, key=key))
+        return result
+
+
+def _read(record: Path, key: str, outputs: list[Path], found: type[Found]) -> tuple[Found, float] | None:
+    """What the record holds, if it was shaped by the same things and its outputs still stand; else None."""
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+        if content["key"] == key and all(p.exists() for p in outputs) and content["outputs"] == _hashes(outputs):
+            return found.model_validate(content["found"]), float(content["seconds"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError, ValidationError):
+        pass
+    return None
+
+
+def _hashes(outputs: list[Path]) -> list[str]:
+    return [hash_folder(p) if p.is_dir() else hash_file(p) for p in outputs]
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold a run's folder for this process. Raises StorageError if another process works in it or it cannot be written."""
+    lock = FileLock(out / ".lock")
+    with guard(out):
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise StorageError(f"{out}: another attar works in this folder. Wait for it, or choose another --out.") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,198 @@
+"""Building the student: from a configuration, from the teacher, or from a small pretrained model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, assert_never, cast
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from attar.errors import PlanError
+from attar.recipe.sources import find_source
+from attar.recipe.student import FromConfigSpec, FromTeacherSpec, PretrainedSpec, StudentSpec, VocabularySpec
+from attar.students.cut import FAMILIES, copy_cut, even_layers
+from attar.students.vocabulary import Reduced, reduce_vocabulary, special_ids
+from attar.tasks.base import Processor, Task
+
+_IDENTITY = {
+    "architectures", "_name_or_path", "transformers_version", "dtype", "torch_dtype", "id2label", "label2id",
+    "num_labels", "problem_type", "pruned_heads", "finetuning_task",
+}  # fmt: skip
+
+
+@dataclass
+class Student:
+    """A student before training: a Transformers model with its head, its processor, and what it took over."""
+
+    model: nn.Module
+    processor: Processor
+    initial: dict[str, Any]
+
+
+def build_student(
+    spec: StudentSpec,
+    task: Task,
+    *,
+    teacher: nn.Module | None,
+    processor: Processor,
+    texts: Sequence[str],
+    seed: int,
+    init: Literal["recipe", "random"] = "recipe",
+) -> Student:
+    """Build the student that a recipe describes.
+
+    `teacher` and `processor` are the teacher's model and tokenizer or image processor; `texts` are the texts that decide
+    which tokens stay (empty for images). The same seed gives the same weights, whatever was drawn before; `random` keeps
+    the shape and the vocabulary but copies nothing. Raises PlanError where the parts do not fit.
+    """
+    match spec:
+        case FromConfigSpec():
+            reduced = _reduce(spec.vocabulary, processor, texts)
+            config = {**spec.config, **_token_fields(reduced, processor if texts else None)}
+            with seeded(seed):
+                model = task.build_model(config)
+            return Student(model, reduced.tokenizer if reduced else processor, _vocabulary_facts(reduced, processor))
+        case FromTeacherSpec():
+            return _from_teacher(spec, task, teacher, processor, texts, seed, init)
+        case PretrainedSpec():
+            return _pretrained(spec, task, texts, seed, init)
+        case _:
+            assert_never(spec)
+
+
+def save_student(model: nn.Module, processor: Processor, folder: Path) -> None:
+    """Write a normal Transformers folder: configuration, safetensors, tokenizer or image processor."""
+    cast("PreTrainedModel", model).save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from `seed` inside, and leave the global random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def body_of(model: nn.Module) -> PreTrainedModel:
+    """The Transformers body inside a model: without task head, whatever wraps it. Raises PlanError if there is none."""
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            return cast("PreTrainedModel", module.base_model)
+    raise PlanError(
+        f"student.kind: from_teacher needs a Transformers teacher, not {type(model).__name__}. "
+        "Use student.kind: from_config or pretrained."
+    )
+
+
+def _from_teacher(
+    spec: FromTeacherSpec,
+    task: Task,
+    teacher: nn.Module | None,
+    processor: Processor,
+    texts: Sequence[str],
+    seed: int,
+    init: Literal["recipe", "random"],
+) -> Student:
+    if teacher is None:
+        raise PlanError("student.kind: from_teacher needs the teacher's weights; a store has none. Use from_config.")
+    body = body_of(teacher)
+    config = cast("dict[str, Any]", body.config.to_dict())
+    if config["model_type"] not in FAMILIES:
+        raise PlanError(
+            f'student.kind: cannot cut a "{config["model_type"]}" teacher; known: {", ".join(FAMILIES)}. '
+            "Use from_config or pretrained."
+        )
+    reduced = _reduce(spec.vocabulary, processor, texts)
+    total = int(body.config.num_hidden_layers)
+    layers = spec.layers if isinstance(spec.layers, tuple) else even_layers(spec.layers, total)
+    if wrong := [layer for layer in layers if layer >= total]:
+        raise PlanError(f"student.layers: {wrong} are not layers of the teacher. Allowed: 0 to {total - 1}.")
+    small = _cut_config(spec, config, body, len(layers))
+    small |= _token_fields(reduced, None)
+    with seeded(seed):
+        model = task.build_model(small)
+    initial = _vocabulary_facts(reduced, processor)
+    how = "random" if init == "random" else spec.init
+    if how != "random":
+        student_body = body_of(model)
+        initial |= copy_cut(
+            body, student_body, layers, reduced.kept if reduced else None, reduced.counts if reduced else None,
+            int(body.config.hidden_size) // int(body.config.num_attention_heads), embeddings_only=how == "embeddings",
+        )  # fmt: skip
+    return Student(model, reduced.tokenizer if reduced else processor, {"init": how, **initial})
+
+
+def _cut_config(
+    spec: FromTeacherSpec, config: dict[str, Any], body: PreTrainedModel, layers: int
+) -> dict[str, Any]:
+    full = int(body.config.hidden_size)
+    width = spec.hidden_size or full
+    head_size = full // int(body.config.num_attention_heads)
+    heads = spec.heads or max(1, width // head_size)
+    if width % heads:
+        raise PlanError(f"student.heads: {heads} heads do not divide hidden_size {width}.")
+    distil = config["model_type"] == "distilbert"
+    names = ("n_layers", "dim", "n_heads", "hidden_dim") if distil else (
+        "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")  # fmt: skip
+    inner = spec.intermediate_size or int(config[names[3]]) * width // full
+    small = {name: value for name, value in config.items() if name not in _IDENTITY}
+    small |= dict(zip(names, (layers, width, heads, inner), strict=True))
+    if spec.max_positions is not None and "max_position_embeddings" in config:
+        offset = int(config["pad_token_id"]) + 1 if "roberta" in config["model_type"] else 0
+        small["max_position_embeddings"] = min(spec.max_positions + offset, int(config["max_position_embeddings"]))
+    if spec.dropout is not None:
+        rates = ("dropout", "attention_dropout") if distil else ("hidden_dropout_prob", "attention_probs_dropout_prob")
+        small |= dict.fromkeys(rates, spec.dropout)
+    return small
+
+
+def _pretrained(
+    spec: PretrainedSpec, task: Task, texts: Sequence[str], seed: int, init: Literal["recipe", "random"]
+) -> Student:
+    found = find_source(spec.model, "model")
+    where = found.path or found.name
+    with seeded(seed):
+        model = task.load_model(where, trust_remote_code=spec.trust_remote_code)
+    processor = task.load_processor(where, trust_remote_code=spec.trust_remote_code)
+    reduced = _reduce(spec.vocabulary, processor, texts)
+    if reduced is not None:
+        _keep_rows(cast("PreTrainedModel", model), reduced)
+    if init == "random":
+        with seeded(seed):
+            model = task.build_model(cast("PreTrainedModel", model).config.to_dict())
+    return Student(model, reduced.tokenizer if reduced else processor, {"init": init, **_vocabulary_facts(reduced, processor)})
+
+
+def _keep_rows(model: PreTrainedModel, reduced: Reduced) -> None:
+    """Shrink the input embeddings of a loaded model to the kept tokens, in place."""
+    old = cast("nn.Embedding", model.get_input_embeddings())
+    padding = special_ids(reduced.tokenizer).get("pad_token_id")
+    new = nn.Embedding(len(reduced.kept), old.embedding_dim, padding_idx=padding)
+    with torch.no_grad():
+        new.weight.copy_(old.weight[reduced.kept])
+    model.set_input_embeddings(new)
+    for name, value in _token_fields(reduced, None).items():
+        setattr(model.config, name, value)
+
+
+def _reduce(spec: VocabularySpec, processor: Processor, texts: Sequence[str]) -> Reduced | None:
+    return reduce_vocabulary(processor, texts, spec.min_count) if spec.keep == "used" and texts else None
+
+
+def _token_fields(reduced: Reduced | None, tokenizer: Processor | None) -> dict[str, Any]:
+    """Fields of a model configuration that follow from its tokenizer."""
+    if reduced is not None:
+        return {"vocab_size": len(reduced.kept), **special_ids(reduced.tokenizer)}
+    if tokenizer is not None:
+        return {"vocab_size": len(tokenizer), **special_ids(tokenizer)}
+    return {}
+
+
+def _vocabulary_facts(reduced: Reduced | None, processor: Processor) -> dict[str, Any]:
+    return {} if reduced is None else {"tokens_kept": len(reduced.kept), "tokens_of_teacher": len(processor)}

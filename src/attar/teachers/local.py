@@ -1,0 +1,170 @@
+"""A teacher on this machine: a Transformers or timm model from a folder or the Hub, or a module handed over in Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from attar.errors import AttarError, TeacherError
+from attar.facts import SourceFacts
+from attar.hashing import hash_bytes
+from attar.recipe.teacher import LocalTeacherSpec
+from attar.signals import HiddenKey, Wanted, ask
+from attar.tasks.base import Processor, Task
+from attar.teachers.frozen import Frozen
+from attar.teachers.labels import OutputOrder, order_outputs
+from attar.teachers.origin import Origin, find_model, from_folder, has_head, own_labels, quiet, read_config
+
+
+@dataclass
+class LocalTeacher:
+    """A model that can be asked for signals, and what is known of it."""
+
+    model: Frozen
+    """Eval mode, no gradients; logits in the order of the task's labels. The bare model is `model.model`."""
+    processor: Processor
+    family: str
+    """Transformers' model_type, or the module's class name."""
+    widths: dict[int, int]
+    """Width of each hidden state, 0 (embeddings) to L; empty where the model offers none."""
+    labels: tuple[str, ...] | None
+    """The task's labels, in order."""
+    source: SourceFacts
+    folder: Path | None = None
+    warnings: list[str] = field(default_factory=list[str])
+    """What the user should hear about the label map."""
+
+    @property
+    def layers(self) -> int:
+        """L: number of the last hidden state."""
+        return max(self.widths, default=0)
+
+    def resolve(self, wanted: Wanted) -> Wanted:
+        """`wanted` with negative layers counted from the end. Raises TeacherError for a layer that is not there."""
+        absent = [key.layer for key in wanted.hidden if not -len(self.widths) <= key.layer < len(self.widths)]
+        if absent:
+            offered = f"layers 0 to {self.layers}" if self.widths else "no hidden states"
+            raise TeacherError(f"{self.source.name} offers {offered}, but layer {absent[0]} is wanted by an objective.")
+        hidden = {HiddenKey(key.layer % len(self.widths), key.pool) for key in wanted.hidden}
+        return Wanted(wanted.logits, tuple(sorted(hidden)))
+
+
+def load_local(spec: LocalTeacherSpec, task: Task, *, folder: Path | None = None) -> LocalTeacher:
+    """Load a teacher that has a head for the task (`fit: none`). Raises TeacherError.
+
+    `folder`: the model's folder, where it is known already; None: found, and fetched if need be, by `spec.model`.
+    """
+    name = spec.model or "teacher"
+    origin = from_folder(folder, name, spec.licence) if folder is not None else find_origin(spec)
+    config = read_config(origin.folder)
+    if not has_head(config):
+        raise TeacherError(
+            f"{name}: has no classification head (architectures: {config.get('architectures')}), so it cannot answer this "
+            "task. Use `teacher.fit: probe` or `full` to give it one from your data."
+        )
+    order = order_outputs(own_labels(origin.folder), task.labels, spec.label_map)
+    remote = spec.trust_remote_code
+    model, processor = load_parts(
+        name,
+        lambda: (
+            task.load_model(origin.folder, trust_remote_code=remote),
+            task.load_processor(origin.folder, trust_remote_code=remote),
+        ),
+    )
+    return assemble(model, processor, task, order=order, source=origin.source, folder=origin.folder)
+
+
+def from_module(module: nn.Module, processor: Processor, task: Task, *, name: str | None = None) -> LocalTeacher:
+    """A teacher from a module handed over in Python; it must take the task's batches as keywords. Raises TeacherError.
+
+    A Transformers model with named labels is matched by name; any other module answers in the order of the task's labels.
+    """
+    named: dict[int, str] | None = getattr(getattr(module, "config", None), "id2label", None)
+    order = order_outputs([named[i] for i in sorted(named)], task.labels) if named else OutputOrder(None)
+    title = name or type(module).__name__
+    source = SourceFacts(role="teacher", name=title, hash=hash_weights(module))
+    return assemble(module, processor, task, order=order, source=source, folder=None)
+
+
+def find_origin(spec: LocalTeacherSpec) -> Origin:
+    """Folder and identity of the recipe's teacher. Raises TeacherError."""
+    if spec.model is None:
+        raise TeacherError("teacher.model: absent; a teacher built from `config` has no folder before it is fitted.")
+    return find_model(
+        spec.model, revision=spec.revision, licence=spec.licence, trust_remote_code=spec.trust_remote_code
+    )
+
+
+def assemble(
+    model: nn.Module, processor: Processor, task: Task, *, order: OutputOrder, source: SourceFacts, folder: Path | None
+) -> LocalTeacher:
+    """Freeze a model, ask it one row, and note what it offers. Raises TeacherError where it cannot answer."""
+    frozen = Frozen(model, order.outputs)
+    config = getattr(model, "config", None)
+    return LocalTeacher(
+        model=frozen,
+        processor=processor,
+        family=str(getattr(config, "model_type", None) or type(model).__name__),
+        widths=_measure(frozen, processor, task, source.name),
+        labels=task.labels,
+        source=source,
+        folder=folder,
+        warnings=list(order.warnings),
+    )
+
+
+def load_parts(name: str, load: Any) -> Any:
+    """Call `load`, quietly; whatever Transformers cannot do becomes a TeacherError that says what to do."""
+    try:
+        with quiet():
+            return load()
+    except AttarError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        hint = (
+            "Set `teacher.trust_remote_code: true` if you have read that code."
+            if "trust_remote_code" in str(error)
+            else "Check that the folder is whole and that its architecture is known to the installed Transformers."
+        )
+        raise TeacherError(f"{name}: cannot be loaded: {reason} {hint}") from error
+
+
+def hash_weights(module: nn.Module) -> str:
+    """Hash of a module's class and of every tensor in its state."""
+    state = cast("dict[str, Tensor]", module.state_dict())
+    parts = [type(module).__qualname__.encode()]
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        parts += [f"{name} {value.dtype} {tuple(value.shape)}".encode(), value.reshape(-1).view(torch.uint8).numpy().tobytes()]
+    return hash_bytes(*parts)
+
+
+def _measure(model: Frozen, processor: Processor, task: Task, name: str) -> dict[int, int]:
+    """Widths of the hidden states, found by asking one made-up row."""
+    parameter = next(model.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    inputs = {key: value.to(device) for key, value in _made_up_row(processor, task).items()}
+    try:
+        answer = model(**inputs, output_hidden_states=True)
+    except TypeError as error:
+        if "output_hidden_states" not in str(error):
+            raise TeacherError(f"{name}: its forward does not take the task's inputs {sorted(inputs)}: {error}.") from error
+        ask(model, inputs, Wanted())
+        return {}
+    states = cast("tuple[Tensor, ...] | None", getattr(answer, "hidden_states", None)) or ()
+    return {i: state.shape[1] if state.dim() == 4 else state.shape[-1] for i, state in enumerate(states)}
+
+
+def _made_up_row(processor: Processor, task: Task) -> dict[str, Tensor]:
+    match task.spec.kind:
+        case "image_classification":
+            side = task.spec.image_size
+            return {"pixel_values": torch.zeros(1, 3, side, side)}
+        case _:
+            pair = ("a", "a") if task.spec.text_pair else ("a",)
+            return dict(processor(*pair, return_tensors="pt"))
