@@ -1,4 +1,6 @@
-"""Models small enough for tests: a tokenizer made from the texts at hand, a BERT, a ResNet and a ViT of a few kilobytes."""
+"""Models small enough for tests: a tokenizer made from the texts at hand, a BERT, a ResNet and a ViT of a few
+kilobytes.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,13 @@ def tiny_bert(
 
 
 def tiny_image_model(
-    labels: Sequence[str], kind: str = "resnet", *, image_size: int = 8, hidden: int = 16, layers: int = 2, seed: int = 0
+    labels: Sequence[str],
+    kind: str = "resnet",
+    *,
+    image_size: int = 8,
+    hidden: int = 16,
+    layers: int = 2,
+    seed: int = 0,
 ) -> PreTrainedModel:
     """A ResNet (`kind="resnet"`) or a ViT (`kind="vit"`) for RGB images of `image_size` pixels, in eval mode."""
     with torch.random.fork_rng():

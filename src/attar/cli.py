@@ -163,7 +163,9 @@ def export(
     with _terminal() as terminal:
         facts = export_again(run_folder, kind, precision, say=terminal.say)
     made = next(a for a in facts.artifacts if (a.kind, a.precision) == (kind, precision))
-    _print(f"{run_folder / made.path}: {made.bytes:,} bytes, quality {made.quality}, parity {made.parity.agreement:.4f}")
+    _print(
+        f"{run_folder / made.path}: {made.bytes:,} bytes, quality {made.quality}, parity {made.parity.agreement:.4f}"
+    )
 
 
 @app.command()

@@ -195,6 +195,7 @@ class PolicyFacts(Facts):
     decided_by: str | None = None
     student_name_prefix: str | None = None
     student_licence: str | None = None
+    distribute: bool = Field(True, description="False: the terms forbid handing the student on; `attar push` refuses.")
     notices: list[str] = []
     disclaimer: str = "A record of what was read, not legal advice."
 

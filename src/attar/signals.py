@@ -33,7 +33,11 @@ class Wanted:
 
 @dataclass
 class Signals:
-    """Signals of one batch. `hidden` values are [N, D], or [N, T, D] with `mask` [N, T] where `pool` is "none"."""
+    """Signals of one batch. `hidden` values are [N, D], or [N, T, D] where `pool` is "none".
+
+    `mask` [N, T], for the latter: which tokens count; None: all of them, the same number in each row (pixels of an
+    image).
+    """
 
     logits: Tensor | None = None
     hidden: dict[HiddenKey, Tensor] = field(default_factory=dict[HiddenKey, Tensor])
@@ -43,8 +47,8 @@ class Signals:
 def ask(model: nn.Module, inputs: dict[str, Tensor], wanted: Wanted) -> Signals:
     """Run `model` on one collated batch and keep what is wanted. Gradients and train/eval mode are the caller's.
 
-    Transformers models answer with `.logits` and `.hidden_states`; a bare module answers with logits [N, C] (or an object
-    with `.logits`) and offers no hidden states unless it accepts `output_hidden_states`.
+    Transformers models answer with `.logits` and `.hidden_states`; a bare module answers with logits [N, C] (or an
+    object with `.logits`) and offers no hidden states unless it accepts `output_hidden_states`.
     """
     extra: dict[str, Any] = {"output_hidden_states": True} if wanted.hidden else {}
     try:
@@ -86,7 +90,21 @@ def pooled(state: Tensor, mask: Tensor | None, pool: Pool) -> Tensor:
             return (state * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
-def _token_mask(state: Tensor, mask: Tensor | None) -> Tensor:
-    if mask is not None and mask.shape == state.shape[:2]:
-        return mask.bool()
-    return torch.ones(state.shape[:2], dtype=torch.bool, device=state.device)
+def _token_mask(state: Tensor, mask: Tensor | None) -> Tensor | None:
+    return mask.bool() if mask is not None and mask.shape == state.shape[:2] else None
+
+
+def hidden_widths(model: nn.Module, inputs: dict[str, Tensor]) -> dict[int, int]:
+    """Width of each hidden state 0..L that `model` offers on one batch, found by asking it; empty: it offers none.
+
+    Raises what `model` raises when it cannot take `inputs` at all.
+    """
+    with torch.inference_mode():
+        try:
+            answer = model(**inputs, output_hidden_states=True)
+        except TypeError as error:
+            if "output_hidden_states" not in str(error):
+                raise
+            return {}
+    states = cast("tuple[Tensor, ...] | None", getattr(answer, "hidden_states", None)) or ()
+    return {i: state.shape[1] if state.dim() == 4 else state.shape[-1] for i, state in enumerate(states)}

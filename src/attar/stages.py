@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,13 @@ class Stages:
     say: Callable[[str], None]
     done: list[StageFacts] = field(default_factory=list[StageFacts])
 
-    def run(self, name: str, shaped_by: object, outputs: list[Path], found: type[Found], work: Callable[[], Found]) -> Found:
+    def key_of(self, name: str) -> str:
+        """Hash of what shaped a stage that was done in this process."""
+        return next(stage.key for stage in self.done if stage.name == name)
+
+    def run(
+        self, name: str, shaped_by: object, outputs: list[Path], found: type[Found], work: Callable[[], Found]
+    ) -> Found:
         """Do `work`, or return what it found before if the same things shaped it and its outputs are unchanged.
 
         `shaped_by` is any JSON-able value; `outputs` are the files or folders that the stage writes.
@@ -67,7 +73,7 @@ def _hashes(outputs: list[Path]) -> list[str]:
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Generator[None]:
     """Hold a run's folder for this process. Raises StorageError if another process works in it or it cannot be written."""
     lock = FileLock(out / ".lock")
     with guard(out):
@@ -75,7 +81,9 @@ def locked(out: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise StorageError(f"{out}: another attar works in this folder. Wait for it, or choose another --out.") from None
+            raise StorageError(
+                f"{out}: another attar works in this folder. Wait for it, or choose another --out."
+            ) from None
     try:
         yield
     finally:

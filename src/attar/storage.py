@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +23,7 @@ _CAUSES = {
 
 
 @contextmanager
-def guard(place: Path) -> Iterator[None]:
+def guard(place: Path) -> Generator[None]:
     """Turn the operating system's refusal to write below `place` into a StorageError that says what to do."""
     try:
         yield
@@ -48,7 +48,7 @@ def atomic_write(path: Path, content: str | bytes) -> None:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Generator[Path]:
     """Yield an empty folder beside `path` that takes its place when the block ends well. Raises StorageError."""
     with guard(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from transformers import pipeline
+
 from attar.errors import PlanError
 from attar.recipe.student import FromConfigSpec, FromTeacherSpec, PretrainedSpec, VocabularySpec
 from attar.recipe.task import ImageClassificationSpec, TextClassificationSpec
@@ -13,8 +16,6 @@ from attar.students.build import Student, body_of, build_student, save_student
 from attar.students.cut import even_layers
 from attar.tasks import make_task
 from tiny import save, tiny_bert, tiny_image_model, tiny_image_processor, tiny_tokenizer
-from torch import nn
-from transformers import pipeline
 
 LABELS = ("alpha", "beta", "gamma")
 TEXTS = ["the card was lost", "my transfer is late", "a fee was charged twice", "unseen words stay here"]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from attar.errors import PlanError
-from attar.students.vocabulary import count_tokens, reduce_vocabulary, special_ids
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from attar.errors import PlanError
+from attar.students.vocabulary import count_tokens, reduce_vocabulary, special_ids
 
 CORPUS = [
     "the quick brown fox jumps over the lazy dog",

@@ -8,9 +8,9 @@ import numpy as np
 def stratified_cut(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions kept and positions cut off, both ascending.
 
-    `labels` int64 [N] cuts each class in proportion and leaves at least one row of each class in the kept part; any other
-    array (numbers, multi-hot rows) is cut at random. About `fraction` of the rows are cut off; at least one where a row
-    can be spared, which takes two rows, and for classes one more row than there are classes.
+    `labels` int64 [N] cuts each class in proportion and leaves at least one row of each class in the kept part; any
+    other array (numbers, multi-hot rows) is cut at random. About `fraction` of the rows are cut off; at least one
+    where a row can be spared, which takes two rows, and for classes one more row than there are classes.
     """
     count = len(labels)
     order = np.random.default_rng(seed).permutation(count)
@@ -27,7 +27,7 @@ def stratified_cut(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.n
 
 
 def draw(labels: np.ndarray, rows: int, seed: int) -> np.ndarray:
-    """Positions of `rows` rows, ascending, in proportion to the classes where there is one label a row; all if fewer."""
+    """Positions of `rows` rows, ascending, in proportion to the classes where there are any; all rows if fewer."""
     if rows >= len(labels):
         return np.arange(len(labels))
     kept, _ = stratified_cut(labels, 1 - rows / len(labels), seed)

@@ -1,4 +1,6 @@
-"""scikit-learn's bundled digits as images: 1,797 scans of 8 x 8 pixels, 10 classes, with a test split that never changes."""
+"""scikit-learn's bundled digits as images: 1,797 scans of 8 x 8 pixels, 10 classes, with a test split that never
+changes.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Local files: parquet, CSV, TSV and JSON lines, one file or a folder of them named by split.
 
-Everything is read into memory; no cache is written. CSV cells stay text (a label "01" is not the number 1), and a row of
-any length is read. An error names the file and the line.
+Everything is read into memory; no cache is written. CSV cells stay text (a label "01" is not the number 1), and a row
+of any length is read. An error names the file and the line.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -71,7 +71,8 @@ def _joined(name: str, paths: list[Path]) -> RawSplit:
         return read_file(paths[0])
     if any(p.suffix.lower() != ".parquet" for p in paths) or len({p.stem for p in paths}) != len(paths):
         raise DataError(
-            f'{paths[0].parent}: the split "{name}" stands in several files: {", ".join(p.name for p in paths)}. Keep one.'
+            f'{paths[0].parent}: the split "{name}" stands in several files: {", ".join(p.name for p in paths)}. '
+            "Keep one."
         )
     tables = [pq.read_table(p) for p in paths]
     try:
@@ -123,7 +124,7 @@ def _read_csv(path: Path) -> dict[str, list[Any]]:
 
 
 @contextmanager
-def _any_length() -> Iterator[None]:
+def _any_length() -> Generator[None]:
     """Lift Python's limit on the length of a CSV cell while a file is read."""
     before = csv.field_size_limit(sys.maxsize)
     try:
@@ -142,7 +143,9 @@ def _read_json(path: Path) -> dict[str, list[Any]]:
         parsed = [_parse_line(path, number, line) for number, line in lines]
         return rows_to_columns(parsed, lambda number: f"{path}:{lines[number][0]}")
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}. Write one object a line, or one list of objects.") from error
+        raise DataError(
+            f"{path}:{error.lineno}: not JSON: {error.msg}. Write one object a line, or one list of objects."
+        ) from error
 
 
 def _parse_line(path: Path, number: int, line: str) -> Any:
@@ -153,7 +156,7 @@ def _parse_line(path: Path, number: int, line: str) -> Any:
 
 
 def rows_to_columns(rows: list[Any], place: Callable[[int], str]) -> dict[str, list[Any]]:
-    """Columns of a list of row dictionaries; a key that some rows lack is None there. `place` names a row in messages."""
+    """Columns of a list of row dictionaries; a key that a row lacks is None there. `place` names a row."""
     names: dict[str, None] = {}
     for number, row in enumerate(rows):
         if not isinstance(row, dict):

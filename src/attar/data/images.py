@@ -17,7 +17,7 @@ import pyarrow as pa
 from datasets import Image as ImageFeature
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from attar.data.raw import RawSplit
+from attar.data.raw import ArrowColumn, RawSplit
 from attar.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
@@ -53,7 +53,7 @@ def read_image_folder(folder: Path, image: str, label: str, split_names: set[str
     return {name: RawSplit(f"{folder}/{name}" if by_split else str(folder), data) for name, data in splits.items()}
 
 
-def stored_images(raw: RawSplit, column: str, base: Path | None) -> pa.ChunkedArray:
+def stored_images(raw: RawSplit, column: str, base: Path | None) -> ArrowColumn:
     """A column of images in the storage form of the `datasets` Image feature; `base` resolves relative paths."""
     arrow = raw.arrow(column)
     if arrow is not None and (pa.types.is_binary(arrow.type) or pa.types.is_large_binary(arrow.type)):
@@ -74,7 +74,9 @@ def _cell(value: object, raw: RawSplit, row: int, base: Path | None) -> dict[str
         case str() | Path():
             path = Path(value) if base is None else base / value
             if not path.is_file():
-                raise DataError(f"{raw.place}, row {row}: there is no image file {path}. Correct the path or remove the row.")
+                raise DataError(
+                    f"{raw.place}, row {row}: there is no image file {path}. Correct the path or remove the row."
+                )
             return {"bytes": None, "path": str(path)}
         case Image.Image():
             return {"bytes": as_png(value), "path": None}
@@ -82,8 +84,8 @@ def _cell(value: object, raw: RawSplit, row: int, base: Path | None) -> dict[str
             return {"bytes": as_png(_from_array(value, f"{raw.place}, row {row}")), "path": None}
         case _:
             raise DataError(
-                f"{raw.place}, row {row}: got {type(value).__name__} ({value!r:.60}), not an image. Give encoded bytes, a "
-                "path, a PIL image or an array, or remove the row."
+                f"{raw.place}, row {row}: got {type(value).__name__} ({value!r:.60}), not an image. Give encoded "
+                "bytes, a path, a PIL image or an array, or remove the row."
             )
 
 
@@ -103,8 +105,8 @@ def _from_array(value: object, place: str) -> Image.Image:
     top = 1.0 if array.dtype.kind == "f" else 255
     if array.size and (array.min() < 0 or array.max() > top):
         raise DataError(
-            f"{place}: pixels run from {array.min()} to {array.max()}; allowed are whole numbers 0..255 or floats 0..1. "
-            "Rescale the image."
+            f"{place}: pixels run from {array.min()} to {array.max()}; allowed are whole numbers 0..255 or floats "
+            "0..1. Rescale the image."
         )
     if array.ndim == 3 and array.shape[-1] not in _CHANNELS and array.shape[0] in _CHANNELS:
         array = np.moveaxis(array, 0, -1)
@@ -121,7 +123,7 @@ def as_png(image: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def decoded(cells: pa.ChunkedArray, place: Callable[[int], str]) -> Iterator[np.ndarray]:
+def decoded(cells: ArrowColumn, place: Callable[[int], str]) -> Iterator[np.ndarray]:
     """RGB pixels uint8 [H, W, 3] of each stored image. Raises DataError that names the row and the file."""
     for row, cell in enumerate(cells):
         value = cast("dict[str, Any] | None", cell.as_py())
@@ -133,7 +135,9 @@ def decoded(cells: pa.ChunkedArray, place: Callable[[int], str]) -> Iterator[np.
             with Image.open(source) as image:
                 yield np.asarray(_upright_rgb(image))
         except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise DataError(f"{place(row)}{file}: cannot read the image: {error}. Replace it or remove the row.") from error
+            raise DataError(
+                f"{place(row)}{file}: cannot read the image: {error}. Replace it or remove the row."
+            ) from error
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
@@ -151,5 +155,5 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def pixel_key(pixels: np.ndarray) -> str:
     """Hash of the decoded pixels: equal for the same picture as PNG and as BMP."""
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(pixels))
+    digest.update(pixels.tobytes())
     return digest.hexdigest()

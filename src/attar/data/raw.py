@@ -1,4 +1,6 @@
-"""A split as its source holds it, before columns, labels and texts are checked: one view of an Arrow table and of plain lists."""
+"""A split as its source holds it, before columns, labels and texts are checked: one view of an Arrow table and of
+plain lists.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-import pyarrow as pa
 from datasets import Dataset
 
 from attar.errors import DataError
 from attar.recipe.nearest import did_you_mean, listed
+
+ArrowColumn = Any
+"""A pyarrow ChunkedArray; pyarrow brings no types."""
 
 _SHOWN_ROWS = 3
 _SHOWN_CHARACTERS = 60
@@ -41,17 +45,17 @@ class RawSplit:
                 f"Columns here: {listed(self.columns)}. Set {setting} to one of them."
             )
 
-    def arrow(self, column: str) -> pa.ChunkedArray | None:
+    def arrow(self, column: str) -> ArrowColumn | None:
         """A column in Arrow's storage form, without a copy where the table allows it; None for plain lists."""
         if not isinstance(self.data, Dataset):
             return None
-        table = cast("pa.Table", self.data.select_columns([column]).with_format("arrow")[:])
+        table = cast("Any", self.data.select_columns([column]).with_format("arrow")[:])
         return table.column(0)
 
     def values(self, column: str) -> list[Any]:
         """A column as Python values; class ids stay ids, images stay `{bytes, path}`."""
         if isinstance(self.data, Dataset):
-            return cast("pa.ChunkedArray", self.arrow(column)).to_pylist()
+            return cast("Any", self.arrow(column)).to_pylist()
         return list(self.data[column])
 
     def feature(self, column: str) -> Any:

@@ -1,4 +1,6 @@
-"""From the name of a source to its splits: the Hub, its offline mirror, local files and folders, digits, rows handed over."""
+"""From the name of a source to its splits: the Hub, its offline mirror, local files and folders, digits, rows handed
+over.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,13 @@ class Source:
 
 
 def read_source(
-    name: str, *, config: str | None, revision: str | None, task: TaskSpec, split_names: set[str], given: Given | None = None
+    name: str,
+    *,
+    config: str | None,
+    revision: str | None,
+    task: TaskSpec,
+    split_names: set[str],
+    given: Given | None = None,
 ) -> Source:
     """Every split of a source, unchecked. Raises DataError where it cannot be found or read.
 
@@ -40,7 +48,9 @@ def read_source(
         return Source("python", _given_splits(given))
     found = find_source(name, "data")
     if found.kind == "python":
-        raise DataError('data.source is "python", but no rows were handed over. Call attar.distill_models(..., dataset=...).')
+        raise DataError(
+            'data.source is "python", but no rows were handed over. Call attar.distill_models(..., dataset=...).'
+        )
     if found.kind == "embedded":
         column = task.image if isinstance(task, ImageClassificationSpec) else "image"
         return Source(name, read_digits(column, task.label))
@@ -56,21 +66,21 @@ def read_source(
         splits = read_image_folder(path, task.image, task.label, split_names)
     if splits is None:
         raise DataError(
-            f"{path}: holds no data files. Put train.parquet, train.csv or train.jsonl there (and test.…), or images as "
-            "SPLIT/LABEL/FILE for image classification."
+            f"{path}: holds no data files. Put train.parquet, train.csv or train.jsonl there (and test.…), or images "
+            "as SPLIT/LABEL/FILE for image classification."
         )
     return Source(name, splits, path)
 
 
 def _hub_splits(name: str, config: str | None, revision: str | None) -> dict[str, RawSplit]:
     try:
-        loaded = load_dataset(name, config, revision=revision)
+        loaded = cast("Any", load_dataset(name, config, revision=revision))
     except Exception as error:  # the Hub client raises many unrelated types
         cause = str(error).strip().split("\n")[0] or type(error).__name__
         raise DataError(
-            f'data source "{name}": cannot be loaded from the Hugging Face Hub: {cause}. Check the name and the network; '
-            f"offline, set ATTAR_MIRROR=DIR with the files DIR/{name.rsplit('/', 1)[-1]}/train.parquet (csv, jsonl) and "
-            "test.parquet, or give data.source the path of a file or folder."
+            f'data source "{name}": cannot be loaded from the Hugging Face Hub: {cause}. Check the name and the '
+            f"network; offline, set ATTAR_MIRROR=DIR with the files DIR/{name.rsplit('/', 1)[-1]}/train.parquet (csv, "
+            "jsonl) and test.parquet, or give data.source the path of a file or folder."
         ) from error
     if not isinstance(loaded, DatasetDict):
         raise DataError(f'data source "{name}": got {type(loaded).__name__}, not named splits. Set data.config.')
@@ -78,7 +88,7 @@ def _hub_splits(name: str, config: str | None, revision: str | None) -> dict[str
 
 
 def _given_splits(given: Given) -> dict[str, RawSplit]:
-    if isinstance(given, Mapping) and given and all(_is_split(value) for value in given.values()):
+    if isinstance(given, Mapping) and any(_is_split(value) for value in given.values()):
         return {str(name): _given_split(str(name), value) for name, value in given.items()}
     return {"train": _given_split("train", given)}
 
@@ -97,12 +107,14 @@ def _given_split(name: str, value: object) -> RawSplit:
             columns = {str(column): cast("Sequence[Any]", cells) for column, cells in value.items()}
             lengths = {column: len(cells) for column, cells in columns.items()}
             if len(set(lengths.values())) > 1:
-                raise DataError(f"{place}: the columns differ in length: {lengths}. Every column needs one value a row.")
+                raise DataError(
+                    f"{place}: the columns differ in length: {lengths}. Every column needs one value a row."
+                )
             return RawSplit(place, columns)
         case list() | tuple():
             return RawSplit(place, rows_to_columns(list(value), lambda row: f"{place}, row {row}"))
         case _:
             raise DataError(
-                f"{place}: got {type(value).__name__}. Give a datasets.Dataset, a dictionary of columns or a list of rows "
-                "(turn an IterableDataset into a Dataset first)."
+                f"{place}: got {type(value).__name__}. Give a datasets.Dataset, a dictionary of columns or a list of "
+                "rows (turn an IterableDataset into a Dataset first)."
             )

@@ -1,0 +1,1 @@
+"""May a teacher be distilled, and what shaped a run."""

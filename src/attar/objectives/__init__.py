@@ -1,0 +1,1 @@
+"""Losses: pure row functions, and the one reduction that makes a weighted sum of them."""

@@ -24,7 +24,7 @@ class Recipe(Spec):
     """One distillation, from teacher to exported student."""
 
     name: Name = Field(description="Name of the run's folder and of the student.")
-    description: str | None = Field(None, description="For people.")
+    description: str | None = Field(default=None, description="For people.")
     task: TaskSpec = Field(description="What the student is to do.")
     teacher: TeacherSpec = Field(description="Who is asked for signals.")
     data: DataSpec = Field(description="Where rows come from.")
@@ -32,11 +32,11 @@ class Recipe(Spec):
     objectives: Annotated[tuple[AnyObjectiveSpec, ...], Field(min_length=1)] = Field(
         description="Losses, each with its weight."
     )
-    training: TrainingSpec = Field(TrainingSpec(), description="How the student is trained.")
-    budget: BudgetSpec = Field(BudgetSpec(), description="Limits on the outcome.")
-    export: tuple[ExportSpec, ...] = Field((), description="Files to hand over.")
-    policy: PolicySpec = Field(PolicySpec(), description="Recorded permission to distil this teacher.")
-    report: ReportSpec = Field(ReportSpec(), description="What the report shows.")
+    training: TrainingSpec = Field(default=TrainingSpec(), description="How the student is trained.")
+    budget: BudgetSpec = Field(default=BudgetSpec(), description="Limits on the outcome.")
+    export: tuple[ExportSpec, ...] = Field(default=(), description="Files to hand over.")
+    policy: PolicySpec = Field(default=PolicySpec(), description="Recorded permission to distil this teacher.")
+    report: ReportSpec = Field(default=ReportSpec(), description="What the report shows.")
 
     _places: Places = PrivateAttr(default_factory=Places)
 

@@ -12,9 +12,11 @@ from attar.recipe.base import Fraction, Positive, Spec
 class SplitsSpec(Spec):
     """Names of the splits in the source (file stems for local files)."""
 
-    train: str = Field("train", description="Split to train on.")
-    validation: str | None = Field(None, description="Split to choose on; absent: `validation` if there, else cut from train.")
-    test: str | None = Field("test", description="Split that is read once; null: cut from train.")
+    train: str = Field(default="train", description="Split to train on.")
+    validation: str | None = Field(
+        default=None, description="Split to choose on; absent: `validation` if there, else cut from train."
+    )
+    test: str | None = Field(default="test", description="Split that is read once; null: cut from train.")
 
 
 class AugmentTextSpec(Spec):
@@ -26,12 +28,14 @@ class AugmentTextSpec(Spec):
 
     kind: Literal["augment_text"]
     rows: Positive = Field(description="New texts to make.")
-    splice: Fraction = Field(0.5, description="Share of new texts that join two texts.")
-    splice_within_label: Fraction = Field(0.0, description="Share of splices that join texts of the same label.")
-    drop: Fraction = Field(0.1, description="Chance that a word is dropped.")
-    swap: Fraction = Field(0.1, description="Chance that a word changes places with the next.")
-    insert: Fraction = Field(0.0, description="Chance that a random training word is put after a word.")
-    seed: int = Field(0, ge=0, description="Seed of the augmentation.")
+    splice: Fraction = Field(default=0.5, description="Share of new texts that join two texts.")
+    splice_within_label: Fraction = Field(
+        default=0.0, description="Share of splices that join texts of the same label."
+    )
+    drop: Fraction = Field(default=0.1, description="Chance that a word is dropped.")
+    swap: Fraction = Field(default=0.1, description="Chance that a word changes places with the next.")
+    insert: Fraction = Field(default=0.0, description="Chance that a random training word is put after a word.")
+    seed: int = Field(default=0, ge=0, description="Seed of the augmentation.")
 
 
 class AugmentImageSpec(Spec):
@@ -39,12 +43,12 @@ class AugmentImageSpec(Spec):
 
     kind: Literal["augment_image"]
     rows: Positive = Field(description="New images to make.")
-    rotate: float = Field(10.0, ge=0.0, le=180.0, description="Largest rotation, degrees.")
-    shift: Fraction = Field(0.1, description="Largest shift, as a share of the side.")
-    scale: Fraction = Field(0.1, description="Largest relative change of size.")
-    flip: bool = Field(False, description="Mirror half of the images left to right.")
-    noise: Fraction = Field(0.0, description="Standard deviation of pixel noise, pixels in 0..1.")
-    seed: int = Field(0, ge=0, description="Seed of the augmentation.")
+    rotate: float = Field(default=10.0, ge=0.0, le=180.0, description="Largest rotation, degrees.")
+    shift: Fraction = Field(default=0.1, description="Largest shift, as a share of the side.")
+    scale: Fraction = Field(default=0.1, description="Largest relative change of size.")
+    flip: bool = Field(default=False, description="Mirror half of the images left to right.")
+    noise: Fraction = Field(default=0.0, description="Standard deviation of pixel noise, pixels in 0..1.")
+    seed: int = Field(default=0, ge=0, description="Seed of the augmentation.")
 
 
 class UnlabelledSpec(Spec):
@@ -52,9 +56,11 @@ class UnlabelledSpec(Spec):
 
     kind: Literal["unlabelled"]
     source: str = Field(description="Hub name, file or folder, as in `data.source`.")
-    split: str = Field("train", description="Split to take.")
-    revision: str | None = Field(None, description="Hub revision.")
-    rows: Positive | None = Field(None, description="Take at most this many rows, drawn by `data.seed`; absent: all.")
+    split: str = Field(default="train", description="Split to take.")
+    revision: str | None = Field(default=None, description="Hub revision.")
+    rows: Positive | None = Field(
+        default=None, description="Take at most this many rows, drawn by `data.seed`; absent: all."
+    )
 
 
 TransferSpec = Annotated[AugmentTextSpec | AugmentImageSpec | UnlabelledSpec, Field(discriminator="kind")]
@@ -65,23 +71,27 @@ class DataSpec(Spec):
 
     source: str = Field(
         min_length=1,
-        description="A Hub name; a local parquet, CSV or JSONL file, or a folder of such files named by split; a folder "
-        "of images (SPLIT/LABEL/*.png); `digits` for scikit-learn's bundled digits; `python` when rows are handed over.",
+        description="A Hub name; a local parquet, CSV or JSONL file, or a folder of such files named by split; a "
+        "folder of images (SPLIT/LABEL/*.png); `digits` for scikit-learn's digits; `python` when rows are handed over.",
     )
-    config: str | None = Field(None, description="Hub configuration (subset).")
-    revision: str | None = Field(None, description="Hub revision.")
-    splits: SplitsSpec = Field(SplitsSpec(), description="Names of the splits.")
+    config: str | None = Field(default=None, description="Hub configuration (subset).")
+    revision: str | None = Field(default=None, description="Hub revision.")
+    splits: SplitsSpec = Field(default=SplitsSpec(), description="Names of the splits.")
     validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        0.1, description="Share of train that is cut off for validation where there is no such split."
+        default=0.1, description="Share of train that is cut off for validation where there is no such split."
     )
     test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        0.2, description="Share of train that is cut off for test where there is no such split."
+        default=0.2, description="Share of train that is cut off for test where there is no such split."
     )
-    max_train_rows: Positive | None = Field(None, description="Use at most this many training rows, drawn by `seed`.")
-    transfer: tuple[TransferSpec, ...] = Field((), description="More inputs, labelled by the teacher.")
-    licence: str | None = Field(None, description="Licence of the data, for the model card.")
-    seed: int = Field(0, ge=0, description="Seed of splits and draws.")
-    min_class_rows: Annotated[int, Field(ge=0)] = Field(0, description="Refuse a class with fewer training rows than this.")
+    max_train_rows: Positive | None = Field(
+        default=None, description="Use at most this many training rows, drawn by `seed`."
+    )
+    transfer: tuple[TransferSpec, ...] = Field(default=(), description="More inputs, labelled by the teacher.")
+    licence: str | None = Field(default=None, description="Licence of the data, for the model card.")
+    seed: int = Field(default=0, ge=0, description="Seed of splits and draws.")
+    min_class_rows: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Refuse a class with fewer training rows than this."
+    )
 
     @model_validator(mode="after")
     def _splits_differ(self) -> DataSpec:

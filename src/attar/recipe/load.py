@@ -77,7 +77,9 @@ def _read(path: Path) -> str:
     except OSError as error:
         raise RecipeError(f"{path}  cannot be read: {error.strerror}.") from error
     if len(raw) > MAX_BYTES:
-        raise RecipeError(f"{path}  is larger than {MAX_BYTES // 1024} KB. A recipe is a short text: is it the right file?")
+        raise RecipeError(
+            f"{path}  is larger than {MAX_BYTES // 1024} KB. A recipe is a short text: is it the right file?"
+        )
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -24,14 +24,14 @@ class ObjectiveSpec(Spec):
     memory: ClassVar[Memory] = "rows_x_classes"
     needs_labels: ClassVar[bool] = False
 
-    weight: NonNegative = Field(1.0, description="Factor of this term in the sum.")
+    weight: NonNegative = Field(default=1.0, description="Factor of this term in the sum.")
 
 
 class ResponseSpec(ObjectiveSpec):
-    """What objectives on logits share; the reduction applies `temperature` to both sides and its square to the KL family."""
+    """What objectives on logits share; the reduction tempers both sides (the KL family times its square)."""
 
-    temperature: Rate = Field(1.0, description="Logits of both sides are divided by this.")
-    standardise: bool = Field(False, description="Z-score each row of logits first (arXiv:2403.01427).")
+    temperature: Rate = Field(default=1.0, description="Logits of both sides are divided by this.")
+    standardise: bool = Field(default=False, description="Z-score each row of logits first (arXiv:2403.01427).")
 
 
 class ForwardKLSpec(ResponseSpec):
@@ -50,7 +50,9 @@ class JSDSpec(ResponseSpec):
     """Generalised Jensen-Shannon divergence. GKD, 2023."""
 
     kind: Literal["jsd"]
-    beta: Fraction = Field(0.5, description="The teacher's share of the mixture; 0 is forward_kl, 1 is reverse_kl.")
+    beta: Fraction = Field(
+        default=0.5, description="The teacher's share of the mixture; 0 is forward_kl, 1 is reverse_kl."
+    )
 
 
 class LogitMSESpec(ResponseSpec):
@@ -67,16 +69,19 @@ class HiddenSpec(ObjectiveSpec):
     memory: ClassVar[Memory] = "tokens_x_hidden"
 
     kind: Literal["hidden"]
-    distance: Literal["cosine", "mse"] = Field("cosine", description="1 - cosine, or mean squared difference.")
+    distance: Literal["cosine", "mse"] = Field(default="cosine", description="1 - cosine, or mean squared difference.")
     layers: Literal["last", "uniform"] | tuple[tuple[int, int], ...] = Field(
-        "last",
+        default="last",
         description="Pairs [student layer, teacher layer] (0 is the embeddings' output), `last`, or `uniform`: every "
         "student layer with the evenly spaced teacher layer.",
     )
     pool: Literal["mean", "first", "none"] = Field(
-        "mean", description="One vector a row (mean over tokens or pixels, or the first token), or `none`: each token."
+        default="mean",
+        description="One vector a row (mean over tokens or pixels, or the first token), or `none`: each token.",
     )
-    across_families: bool = Field(False, description="Allow teacher and student of different architecture families.")
+    across_families: bool = Field(
+        default=False, description="Allow teacher and student of different architecture families."
+    )
 
 
 class HardLabelsSpec(ObjectiveSpec):
@@ -86,7 +91,9 @@ class HardLabelsSpec(ObjectiveSpec):
     needs_labels: ClassVar[bool] = True
 
     kind: Literal["hard_labels"]
-    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="Share spread over all labels.")
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.0, description="Share spread over all labels."
+    )
 
 
 AnyObjectiveSpec = Annotated[

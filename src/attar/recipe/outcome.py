@@ -21,21 +21,33 @@ Limit = (
 class BudgetSpec(Spec):
     """Limits, checked before work where possible and at the end. A missed one gives exit code 3."""
 
-    max_params: Limit | None = Field(None, description='Student\'s parameters, as a number or a share of the teacher ("4%").')
-    max_bytes: Limit | None = Field(None, description="Bytes of the smallest exported file, or a share of the teacher's.")
-    max_latency_ms: Rate | None = Field(None, description="Batch-1 latency of the fastest exported file, one thread.")
-    min_retention: Fraction | None = Field(None, description="Test metric of the student over the teacher's, at least.")
+    max_params: Limit | None = Field(
+        default=None, description='Student\'s parameters, as a number or a share of the teacher ("4%").'
+    )
+    max_bytes: Limit | None = Field(
+        default=None, description="Bytes of the smallest exported file, or a share of the teacher's."
+    )
+    max_latency_ms: Rate | None = Field(
+        default=None, description="Batch-1 latency of the fastest exported file, one thread."
+    )
+    min_retention: Fraction | None = Field(
+        default=None, description="Test metric of the student over the teacher's, at least."
+    )
 
 
 class OnnxSpec(Spec):
     """ONNX through onnxruntime."""
 
     kind: Literal["onnx"]
-    precision: Literal["fp32", "int8"] = Field("fp32", description="int8 quantizes embeddings too.")
-    max_abs: Rate | None = Field(None, description="Parity bound on logits against the checkpoint; absent: by precision.")
-    min_agreement: Fraction | None = Field(None, description="Least share of equal answers; absent: by precision.")
-    calibration_rows: Positive = Field(256, description="Training rows used to calibrate static quantization.")
-    opset: Positive = Field(20, description="ONNX opset.")
+    precision: Literal["fp32", "int8"] = Field(default="fp32", description="int8 quantizes embeddings too.")
+    max_abs: Rate | None = Field(
+        default=None, description="Parity bound on logits against the checkpoint; absent: by precision."
+    )
+    min_agreement: Fraction | None = Field(
+        default=None, description="Least share of equal answers; absent: by precision."
+    )
+    calibration_rows: Positive = Field(default=256, description="Training rows used to calibrate static quantization.")
+    opset: Positive = Field(default=20, description="ONNX opset.")
 
 
 ExportSpec = OnnxSpec
@@ -44,18 +56,30 @@ ExportSpec = OnnxSpec
 class PolicySpec(Spec):
     """May this teacher be distilled? What you record here is printed in run.json and on the model card."""
 
-    decision: Literal["allow", "by_table"] = Field("by_table", description="`allow` overrides the table, with a reason.")
-    reason: str | None = Field(None, description="Why you may distil this teacher (contract, permission, own model).")
-    decided_by: str | None = Field(None, description="Who decided.")
-    teacher: str | None = Field(None, description="Row of the policy table, where the model's name does not tell.")
-    student_licence: str | None = Field(None, description="SPDX id for the student; absent: what the teacher's terms give.")
+    decision: Literal["allow", "by_table"] = Field(
+        default="by_table", description="`allow` overrides the table, with a reason."
+    )
+    reason: str | None = Field(
+        default=None, description="Why you may distil this teacher (contract, permission, own model)."
+    )
+    decided_by: str | None = Field(default=None, description="Who decided.")
+    teacher: str | None = Field(
+        default=None, description="Row of the policy table, where the model's name does not tell."
+    )
+    student_licence: str | None = Field(
+        default=None, description="SPDX id for the student; absent: what the teacher's terms give."
+    )
 
 
 class ReportSpec(Spec):
     """What the report shows."""
 
-    examples: bool = Field(True, description="Show rows where teacher and student differ; switch off for private data.")
-    max_examples: Annotated[int, Field(ge=0, le=200)] = Field(24, description="At most this many rows.")
-    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = Field(2000, description="Bootstrap resamples of an interval.")
-    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = Field(0.95, description="Level of the intervals.")
-    title: str | None = Field(None, description="Title of the report; absent: the run's name.")
+    examples: bool = Field(
+        default=True, description="Show rows where teacher and student differ; switch off for private data."
+    )
+    max_examples: Annotated[int, Field(ge=0, le=200)] = Field(default=24, description="At most this many rows.")
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = Field(
+        default=2000, description="Bootstrap resamples of an interval."
+    )
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = Field(default=0.95, description="Level of the intervals.")
+    title: str | None = Field(default=None, description="Title of the report; absent: the run's name.")

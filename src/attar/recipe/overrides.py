@@ -25,11 +25,15 @@ def apply(data: dict[str, Any], places: Places, overrides: Sequence[str]) -> tup
         place = Place(f"--set {text}")
         name, equals, written = text.partition("=")
         if not equals or not _PATH.fullmatch(name.strip()):
-            problems.append(f"{place.text}  is not of the form path=value, such as training.epochs=3 or export[0].kind=onnx.")
+            problems.append(
+                f"{place.text}  is not of the form path=value, such as training.epochs=3 or export[0].kind=onnx."
+            )
             continue
         parsed = parse(written, place.text)
         if parsed.problems:
-            problems += [f"{place.text}  the value is not plain YAML: {_first_line(message)}" for _, message in parsed.problems]
+            problems += [
+                f"{place.text}  the value is not plain YAML: {_first_line(message)}" for _, message in parsed.problems
+            ]
             continue
         parts = [key or int(position) for key, position in _PART.findall(name.strip())]
         problem = _put(data, parts, parsed.data, known, place)
@@ -38,9 +42,11 @@ def apply(data: dict[str, Any], places: Places, overrides: Sequence[str]) -> tup
     return Places(places.origin, known), problems
 
 
-def _put(data: dict[str, Any], parts: list[str | int], value: Any, known: dict[Path, Place], place: Place) -> str | None:
+def _put(
+    data: dict[str, Any], parts: list[str | int], value: Any, known: dict[Path, Place], place: Place
+) -> str | None:
     """Put `value` at `parts`; return what is wrong with that path, if anything."""
-    here: Any = data
+    here: Any = data  # a section, a list or a value
     path: Path = ()
     for position, raw in enumerate(parts):
         part = int(raw) if isinstance(here, list) and isinstance(raw, str) and raw.isdigit() else raw
@@ -52,19 +58,20 @@ def _put(data: dict[str, Any], parts: list[str | int], value: Any, known: dict[P
                 return f'{dotted(path)} is a list: "{part}" is not one of its positions ({allowed}).'
         elif isinstance(here, dict):
             part = str(part)
-            if not last and cast("dict[str, Any]", here).get(part) is None:
-                here[part] = {}
+            section = cast("dict[str, Any]", here)
+            if not last and section.get(part) is None:
+                section[part] = {}
                 known[(*path, part)] = place
         else:
             return f"{dotted(path)} is a value, not a section: nothing can be set below it."
         path = (*path, part)
         if last:
-            here[part] = value
+            cast("Any", here)[part] = value
             for stale in [p for p in known if p[: len(path)] == path]:
                 del known[stale]
             known[path] = place
         else:
-            here = here[part]
+            here = cast("Any", here)[part]
     return None
 
 

@@ -11,7 +11,7 @@ Path = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Place:
-    """One place: `recipe.yaml:14`, or the `--set` that gave the value. `line` orders messages; 0 where there is none."""
+    """One place: `recipe.yaml:14`, or the `--set` that gave the value. `line` orders messages; 0: none."""
 
     text: str
     line: int = 0

@@ -1,8 +1,8 @@
 """From data to a Recipe, or to every problem that stands in its way, in STYLE's form.
 
 pydantic reports all errors of one pass, but a wrong `kind` or a misspelt field hides what lies behind it. So a problem
-with an evident remedy (the nearest name) is noted, remedied in a copy, and the data is validated again, until nothing new
-is found. The remedies serve the search only: a recipe with any problem is refused.
+with an evident remedy (the nearest name) is noted, remedied in a copy, and the data is validated again, until nothing
+new is found. The remedies serve the search only: a recipe with any problem is refused.
 """
 
 from __future__ import annotations
@@ -62,7 +62,10 @@ class _Search:
         by_path: dict[Path, list[ErrorDetails]] = {}
         for error in errors:
             by_path.setdefault(_path(error, self.data), []).append(error)
-        for path, here in by_path.items():
+        misspelt_first = sorted(by_path.items(), key=lambda item: item[1][0]["type"] != "extra_forbidden")
+        for path, here in misspelt_first:
+            if here[0]["type"] == "missing" and isinstance(path[-1], str) and _value(self.data, path) is not None:
+                continue  # it stood there under a misspelt name
             inner_too = any(len(other) > len(path) and other[: len(path)] == path for other in by_path)
             if inner_too and isinstance(_value(self.data, path), dict | list):
                 continue  # the branch of a union that was not meant; the errors inside say what is wrong
@@ -100,10 +103,11 @@ class _Search:
         choices = kinds(schema) or _choices(schema)
         if isinstance(value, str) and choices:
             near = nearest(value, choices)
-            noun = _NOUNS.get(str(path[0])) if path[-1] == "kind" and len(path) <= 3 else None
+            section = str(path[0]) if path else ""
+            noun = _NOUNS.get(section) if path[-1:] == ("kind",) and len(path) <= 3 else None
             what = f"is not {noun}" if noun else "is not allowed"
-            also = "" if _choices(schema) or kinds(schema) else f" ({allowed(schema)})"
-            self._report(path, f'"{value}" {what}.{did_you_mean(value, choices)} Allowed: {listed(choices)}{also}.')
+            may_be = allowed(schema) if "anyOf" in schema else listed(choices)
+            self._report(path, f'"{value}" {what}.{did_you_mean(value, choices)} Allowed: {may_be}.')
             if near is not None:
                 _put(self.data, path, near)
             return near is not None
@@ -115,7 +119,9 @@ class _Search:
         fields = fields_at(section, self.data)
         present = cast("dict[str, Any]", _value(self.data, section))
         near = nearest(key, fields)
-        self._report(path, f"there is no such field.{_elsewhere(section, key, self.data, near)} Allowed: {listed(fields)}.")
+        self._report(
+            path, f"there is no such field.{_elsewhere(section, key, self.data, near)} Allowed: {listed(fields)}."
+        )
         value = present.pop(key)
         if near is not None and near not in present:
             present[near] = value

@@ -21,6 +21,8 @@ def recipe_schema() -> Schema:
             kind.setdefault("description", section.get("description", ""))
     for name, field in [*_fields(schema), *(pair for section in schema["$defs"].values() for pair in _fields(section))]:
         field.setdefault("title", name.replace("_", " ").capitalize())
+        if "description" not in field and "$ref" in field:  # pydantic leaves out what the section itself says
+            field["description"] = schema["$defs"][str(field["$ref"]).rpartition("/")[2]]["description"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "attar recipe"}
 
 

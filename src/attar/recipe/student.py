@@ -14,11 +14,11 @@ class VocabularySpec(Spec):
     """Which tokens of the teacher's vocabulary the student keeps (text)."""
 
     keep: Literal["all", "used"] = Field(
-        "used",
+        default="used",
         description="`used`: tokens seen in the training and transfer texts, the special tokens, and a fallback by the "
         "tokenizer's own rules (single characters or bytes), so that any text still has a spelling.",
     )
-    min_count: Positive = Field(1, description="Keep tokens seen at least this often.")
+    min_count: Positive = Field(default=1, description="Keep tokens seen at least this often.")
 
 
 class FromConfigSpec(Spec):
@@ -26,7 +26,7 @@ class FromConfigSpec(Spec):
 
     kind: Literal["from_config"]
     config: ModelConfig
-    vocabulary: VocabularySpec = Field(VocabularySpec(), description="Tokens kept (text).")
+    vocabulary: VocabularySpec = Field(default=VocabularySpec(), description="Tokens kept (text).")
     trust_remote_code: RemoteCode = False
 
 
@@ -37,17 +37,23 @@ class FromTeacherSpec(Spec):
     layers: Positive | tuple[Annotated[int, Field(ge=0)], ...] = Field(
         description="How many layers (evenly spaced), or which ones (0 is the first)."
     )
-    hidden_size: Positive | None = Field(None, description="Width; absent: the teacher's. Embeddings are projected by PCA.")
-    heads: Positive | None = Field(None, description="Attention heads; absent: as many as keep the teacher's head size.")
-    intermediate_size: Positive | None = Field(None, description="Feed-forward width; absent: the teacher's ratio.")
-    max_positions: Positive | None = Field(None, description="Position embeddings kept; absent: all.")
+    hidden_size: Positive | None = Field(
+        default=None, description="Width; absent: the teacher's. Embeddings are projected by PCA."
+    )
+    heads: Positive | None = Field(
+        default=None, description="Attention heads; absent: as many as keep the teacher's head size."
+    )
+    intermediate_size: Positive | None = Field(
+        default=None, description="Feed-forward width; absent: the teacher's ratio."
+    )
+    max_positions: Positive | None = Field(default=None, description="Position embeddings kept; absent: all.")
     init: Literal["teacher", "embeddings", "random"] = Field(
-        "teacher",
+        default="teacher",
         description="`teacher`: embeddings and layers (layers only where the width stays, else projected); "
         "`embeddings`: embeddings only; `random`: nothing.",
     )
-    dropout: Fraction | None = Field(None, description="Dropout of the student; absent: the teacher's.")
-    vocabulary: VocabularySpec = Field(VocabularySpec(), description="Tokens kept (text).")
+    dropout: Fraction | None = Field(default=None, description="Dropout of the student; absent: the teacher's.")
+    vocabulary: VocabularySpec = Field(default=VocabularySpec(), description="Tokens kept (text).")
 
 
 class PretrainedSpec(Spec):
@@ -57,7 +63,7 @@ class PretrainedSpec(Spec):
     model: Source
     revision: Revision = None
     trust_remote_code: RemoteCode = False
-    vocabulary: VocabularySpec = Field(VocabularySpec(keep="all"), description="Tokens kept (text).")
+    vocabulary: VocabularySpec = Field(default=VocabularySpec(keep="all"), description="Tokens kept (text).")
 
 
 StudentSpec = Annotated[FromConfigSpec | FromTeacherSpec | PretrainedSpec, Field(discriminator="kind")]

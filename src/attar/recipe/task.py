@@ -15,36 +15,42 @@ class TextClassificationSpec(Spec):
     """Text classification: single texts or pairs; one label, several labels, or a number."""
 
     kind: Literal["text_classification"]
-    text: str = Field("text", description="Column with the text, or with the first text of a pair.")
-    text_pair: str | None = Field(None, description="Column with the second text of a pair; absent: single texts.")
-    label: str = Field("label", description="Column with the label; a list of labels per row for `multi_label`.")
+    text: str = Field(default="text", description="Column with the text, or with the first text of a pair.")
+    text_pair: str | None = Field(
+        default=None, description="Column with the second text of a pair; absent: single texts."
+    )
+    label: str = Field(
+        default="label", description="Column with the label; a list of labels per row for `multi_label`."
+    )
     problem: Literal["single_label", "multi_label", "regression"] = Field(
-        "single_label", description="One label of several, any number of labels, or a number."
+        default="single_label", description="One label of several, any number of labels, or a number."
     )
     labels: tuple[str, ...] | None = Field(
-        None, description="Names of the labels in the order of their ids; absent: from the data."
+        default=None, description="Names of the labels in the order of their ids; absent: from the data."
     )
     metric: ClassificationMetric = Field(
-        "auto", description="`auto`: accuracy, micro_f1 or spearman, by `problem`; higher is better for all."
+        default="auto", description="`auto`: accuracy, micro_f1 or spearman, by `problem`; higher is better for all."
     )
-    max_length: Positive = Field(128, description="Longest input in tokens; longer rows are cut and counted.")
-    slice_by: str | None = Field(None, description="Column by whose values quality is also reported.")
+    max_length: Positive = Field(default=128, description="Longest input in tokens; longer rows are cut and counted.")
+    slice_by: str | None = Field(default=None, description="Column by whose values quality is also reported.")
 
 
 class ImageClassificationSpec(Spec):
     """Image classification, one label per image."""
 
     kind: Literal["image_classification"]
-    image: str = Field("image", description="Column with the image.")
-    label: str = Field("label", description="Column with the label.")
+    image: str = Field(default="image", description="Column with the image.")
+    label: str = Field(default="label", description="Column with the label.")
     labels: tuple[str, ...] | None = Field(
-        None, description="Names of the labels in the order of their ids; absent: from the data."
+        default=None, description="Names of the labels in the order of their ids; absent: from the data."
     )
-    metric: Literal["auto", "accuracy", "macro_f1"] = Field("auto", description="`auto`: accuracy.")
-    image_size: Positive = Field(224, description="Images are resized to this many pixels a side.")
-    mean: tuple[Finite, Finite, Finite] = Field((0.5, 0.5, 0.5), description="Channel means after scaling to 0..1.")
-    std: tuple[Rate, Rate, Rate] = Field((0.5, 0.5, 0.5), description="Channel standard deviations.")
-    slice_by: str | None = Field(None, description="Column by whose values quality is also reported.")
+    metric: Literal["auto", "accuracy", "macro_f1"] = Field(default="auto", description="`auto`: accuracy.")
+    image_size: Positive = Field(default=224, description="Images are resized to this many pixels a side.")
+    mean: tuple[Finite, Finite, Finite] = Field(
+        default=(0.5, 0.5, 0.5), description="Channel means after scaling to 0..1."
+    )
+    std: tuple[Rate, Rate, Rate] = Field(default=(0.5, 0.5, 0.5), description="Channel standard deviations.")
+    slice_by: str | None = Field(default=None, description="Column by whose values quality is also reported.")
 
 
 TaskSpec = Annotated[TextClassificationSpec | ImageClassificationSpec, Field(discriminator="kind")]

@@ -13,47 +13,57 @@ from attar.recipe.model import ModelConfig, RemoteCode, Revision, Source
 class FittingSpec(Spec):
     """How `fit: probe` or `fit: full` trains the teacher on the user's training split."""
 
-    epochs: Positive = Field(5, description="Passes over the training split (`full`).")
-    batch_size: Positive = Field(32, description="Rows a step (`full`).")
-    learning_rate: Rate = Field(5e-5, description="Peak learning rate of the body (`full`).")
-    head_learning_rate: Rate | None = Field(None, description="Peak learning rate of the head; absent: the body's.")
-    weight_decay: NonNegative = Field(0.01, description="AdamW weight decay (`full`).")
-    warmup: Fraction = Field(0.1, description="Share of steps with rising learning rate (`full`).")
-    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="Learning rate after warm-up.")
-    label_smoothing: Fraction = Field(0.0, description="Share of the target spread over all labels (`full`).")
-    probe_first: bool = Field(True, description="`full` starts from the probe's head, where there is one label.")
-    seed: int = Field(0, ge=0, description="Seed of the fitting.")
+    epochs: Positive = Field(default=5, description="Passes over the training split (`full`).")
+    batch_size: Positive = Field(default=32, description="Rows a step (`full`).")
+    learning_rate: Rate = Field(default=5e-5, description="Peak learning rate of the body (`full`).")
+    head_learning_rate: Rate | None = Field(
+        default=None, description="Peak learning rate of the head; absent: the body's."
+    )
+    weight_decay: NonNegative = Field(default=0.01, description="AdamW weight decay (`full`).")
+    warmup: Fraction = Field(default=0.1, description="Share of steps with rising learning rate (`full`).")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        default="linear", description="Learning rate after warm-up."
+    )
+    label_smoothing: Fraction = Field(default=0.0, description="Share of the target spread over all labels (`full`).")
+    probe_first: bool = Field(
+        default=True, description="`full` starts from the probe's head, where there is one label."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of the fitting.")
 
 
 class LocalTeacherSpec(Spec):
     """A Transformers or timm model on this machine."""
 
     kind: Literal["local"]
-    model: Source | None = Field(None, description="The model; absent when `config` builds one.")
-    config: ModelConfig | None = Field(None, description="Build an untrained teacher (`fit: full` trains it).")
+    model: Source | None = Field(default=None, description="The model; absent when `config` builds one.")
+    config: ModelConfig | None = Field(default=None, description="Build an untrained teacher (`fit: full` trains it).")
     revision: Revision = None
     trust_remote_code: RemoteCode = False
     fit: Literal["none", "probe", "full"] = Field(
-        "none",
+        default="none",
         description="`none`: the model has a head for this task. `probe`: frozen features and calibrated logistic "
         "regression. `full`: the whole model is trained on the training split.",
     )
-    fitting: FittingSpec = Field(FittingSpec(), description="How `fit` trains.")
+    fitting: FittingSpec = Field(default=FittingSpec(), description="How `fit` trains.")
     pooling: Literal["auto", "mean", "first", "model"] = Field(
-        "auto",
+        default="auto",
         description="How an encoder's tokens become one vector for `fit`: `mean`, the `first` token, or the `model`'s "
         "own head; `auto`: what the model's folder says (sentence-transformers), else `mean`.",
     )
     label_map: dict[str, str] | None = Field(
-        None, description="Teacher's label name -> the data's label name, where they differ."
+        default=None, description="Teacher's label name -> the data's label name, where they differ."
     )
     signals: Literal["auto", "live", "store"] = Field(
-        "auto",
+        default="auto",
         description="`store`: label once, train from disk. `live`: ask in every step. `auto`: `store`, but `live` "
         "where training makes new views (mixup).",
     )
-    batch_tokens: Positive = Field(8192, description="Tokens (text) or thousands of pixels (images) a labelling batch.")
-    licence: str | None = Field(None, description="SPDX id of the teacher's licence, if the table does not know it.")
+    batch_tokens: Positive = Field(
+        default=8192, description="Tokens (text) or thousands of pixels (images) a labelling batch."
+    )
+    licence: str | None = Field(
+        default=None, description="SPDX id of the teacher's licence, if the table does not know it."
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> LocalTeacherSpec:
@@ -69,11 +79,14 @@ class StoredTeacherSpec(Spec):
 
     kind: Literal["stored"]
     path: str = Field(description="The store's folder.")
-    spot_check: int = Field(8, ge=0, description="Rows scored again on load when `rescore_with` is given.")
+    spot_check: int = Field(default=8, ge=0, description="Rows scored again on load when `rescore_with` is given.")
     rescore_with: Source | None = Field(
-        None, description="The teacher's folder, to score some rows again; absent: the one named in the store, if there."
+        default=None,
+        description="The teacher's folder, to score some rows again; absent: the one named in the store, if there.",
     )
-    licence: str | None = Field(None, description="SPDX id of the teacher's licence; absent: from the store's lineage.")
+    licence: str | None = Field(
+        default=None, description="SPDX id of the teacher's licence; absent: from the store's lineage."
+    )
 
 
 TeacherSpec = Annotated[LocalTeacherSpec | StoredTeacherSpec, Field(discriminator="kind")]

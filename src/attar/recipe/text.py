@@ -1,8 +1,8 @@
 """Recipes as YAML text: YAML is data. No tags, no aliases, no import paths, no interpolation.
 
-Scalars follow YAML 1.2 (`1e-4` is a number, `010` is ten, a date is text) with two habits kept: `30_000` is a number, and
-an unquoted `on`, `off`, `yes` or `no` is a `Word`, which stands for true or false where a switch is expected and is text
-elsewhere (a label may be called "no"). Keys are always text. Every problem of a file is collected, not just the first.
+Scalars follow YAML 1.2 (`1e-4` is a number, `010` is ten, a date is text) with two habits kept: `30_000` is a number,
+and an unquoted `on`, `off`, `yes` or `no` is a `Word`: true or false where a switch is expected, and text elsewhere (a
+label may be called "no"). Keys are always text. Every problem of a file is collected, not just the first.
 """
 
 from __future__ import annotations
@@ -89,12 +89,16 @@ class _Composer(Reader, Scanner, Parser, Composer, SafeConstructor, _Resolver):
             return ScalarNode(_NULL, "", event.start_mark, event.end_mark)
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise yaml.MarkedYAMLError(problem=f"more than {MAX_DEPTH} levels of nesting", problem_mark=event.start_mark)
+            raise yaml.MarkedYAMLError(
+                problem=f"more than {MAX_DEPTH} levels of nesting", problem_mark=event.start_mark
+            )
         if isinstance(event, NodeEvent):
             tag = cast("str | None", getattr(event, "tag", None))
             if tag is not None:
                 shown = tag.replace(_TAG, "!!")
-                self.refused.append((line, f'the tag "{shown}" is not allowed: a recipe is plain data. Remove the tag.'))
+                self.refused.append(
+                    (line, f'the tag "{shown}" is not allowed: a recipe is plain data. Remove the tag.')
+                )
                 cast("Any", event).tag = None
                 if isinstance(event, ScalarEvent):
                     event.implicit = (event.style is None, event.style is not None)
@@ -108,7 +112,7 @@ def parse(text: str, origin: str) -> Parsed:
     """Plain data of one YAML document, the place of each value, and every problem (`origin` names the file)."""
     try:
         composer = _Composer(text)
-        node = cast("Node | None", composer.get_single_node())
+        node = composer.get_single_node()
     except yaml.MarkedYAMLError as error:
         return Parsed(None, Places(origin), [_syntax(error, origin)])
     except ReaderError as error:
@@ -194,15 +198,23 @@ def _scalar(composer: _Composer, node: ScalarNode) -> Any:
 class _Dumper(yaml.SafeDumper):
     """Quotes whatever `parse` would not read back as text."""
 
-    yaml_implicit_resolvers = _Resolver.yaml_implicit_resolvers  # noqa: RUF012 (PyYAML's own attribute)
+    yaml_implicit_resolvers = _Resolver.yaml_implicit_resolvers
 
     def ignore_aliases(self, data: Any) -> bool:
         """Write equal values out in full."""
         return True
 
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """Text; in double quotes where it holds rare line breaks, which YAML would fold."""
+        style = '"' if any(c in text for c in "\r\x85\u2028\u2029") else None
+        return self.represent_scalar(_STR, text, style)
+
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         """Indent lists below their key."""
         super().increase_indent(flow, False)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
 
 
 def write(data: dict[str, Any]) -> str:

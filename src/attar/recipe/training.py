@@ -12,30 +12,39 @@ from attar.recipe.base import Fraction, NonNegative, Positive, Rate, Spec
 class TrainingSpec(Spec):
     """Plain names where Transformers has long ones; the rest of TrainingArguments goes under `extra`."""
 
-    epochs: Rate = Field(10.0, description="Passes over train and transfer rows.")
-    max_steps: Positive | None = Field(None, description="Stop after this many steps; overrides `epochs`.")
-    batch_size: Positive = Field(32, description="Rows a step and device.")
-    accumulate: Positive = Field(1, description="Batches a step (gradient accumulation).")
-    learning_rate: Rate = Field(1e-3, description="Peak learning rate (AdamW).")
-    weight_decay: NonNegative = Field(0.01, description="AdamW weight decay.")
-    warmup: Fraction = Field(0.05, description="Share of steps with rising learning rate.")
-    schedule: Literal["linear", "cosine", "constant"] = Field("cosine", description="Learning rate after warm-up.")
-    clip: NonNegative = Field(1.0, description="Largest gradient norm; 0 does not clip.")
-    mixup: NonNegative = Field(0.0, description="Beta parameter of mixup (images); the teacher sees the mixed input.")
+    epochs: Rate = Field(default=10.0, description="Passes over train and transfer rows.")
+    max_steps: Positive | None = Field(default=None, description="Stop after this many steps; overrides `epochs`.")
+    batch_size: Positive = Field(default=32, description="Rows a step and device.")
+    accumulate: Positive = Field(default=1, description="Batches a step (gradient accumulation).")
+    learning_rate: Rate = Field(default=1e-3, description="Peak learning rate (AdamW).")
+    weight_decay: NonNegative = Field(default=0.01, description="AdamW weight decay.")
+    warmup: Fraction = Field(default=0.05, description="Share of steps with rising learning rate.")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        default="cosine", description="Learning rate after warm-up."
+    )
+    clip: NonNegative = Field(default=1.0, description="Largest gradient norm; 0 does not clip.")
+    mixup: NonNegative = Field(
+        default=0.0, description="Beta parameter of mixup (images); the teacher sees the mixed input."
+    )
     token_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.0, description="Share of the student's input tokens hidden from it in each step (a regulariser, like dropout)."
+        default=0.0,
+        description="Share of the student's input tokens hidden from it in each step (a regulariser, like dropout).",
     )
-    keep: Literal["best", "last"] = Field("last", description="Weights kept: best on validation, or the last.")
-    evaluations: Positive = Field(10, description="Validation passes, evenly spaced over training.")
-    checkpoints: Annotated[int, Field(ge=0)] = Field(5, description="Resumable checkpoints over training; 0: at the end.")
-    control: bool = Field(True, description="Also train the same student on the labels alone.")
-    control_random: bool = Field(False, description="A second control from random initialisation.")
+    keep: Literal["best", "last"] = Field(default="last", description="Weights kept: best on validation, or the last.")
+    evaluations: Positive = Field(default=10, description="Validation passes, evenly spaced over training.")
+    checkpoints: Annotated[int, Field(ge=0)] = Field(
+        default=5, description="Resumable checkpoints over training; 0: at the end."
+    )
+    control: bool = Field(default=True, description="Also train the same student on the labels alone.")
+    control_random: bool = Field(default=False, description="A second control from random initialisation.")
     device: str = Field(
-        "auto", pattern=r"^(auto|cpu|cuda|cuda:\d+|mps)$", examples=["auto", "cpu", "cuda", "cuda:0", "mps"],
-        description="auto, cpu, cuda, cuda:N, mps."
+        default="auto",
+        pattern=r"^(auto|cpu|cuda|cuda:\d+|mps)$",
+        examples=["auto", "cpu", "cuda", "cuda:0", "mps"],
+        description="auto, cpu, cuda, cuda:N, mps.",
     )
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Arithmetic of the forward pass.")
-    threads: Positive | None = Field(None, description="CPU threads; absent: all.")
-    tensorboard: bool = Field(False, description="Also write TensorBoard events.")
-    seed: int = Field(0, ge=0, description="Seed of initialisation, order and dropout.")
-    extra: dict[str, JsonValue] = Field({}, description="Further fields of transformers.TrainingArguments.")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="Arithmetic of the forward pass.")
+    threads: Positive | None = Field(default=None, description="CPU threads; absent: all.")
+    tensorboard: bool = Field(default=False, description="Also write TensorBoard events.")
+    seed: int = Field(default=0, ge=0, description="Seed of initialisation, order and dropout.")
+    extra: dict[str, JsonValue] = Field(default={}, description="Further fields of transformers.TrainingArguments.")

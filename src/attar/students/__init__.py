@@ -1,0 +1,1 @@
+"""Students: built from a configuration, cut from the teacher, or pretrained."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, assert_never, cast
 
 import torch
+from safetensors.torch import save_model
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from attar.errors import PlanError
 from attar.recipe.sources import find_source
@@ -46,14 +47,16 @@ def build_student(
 ) -> Student:
     """Build the student that a recipe describes.
 
-    `teacher` and `processor` are the teacher's model and tokenizer or image processor; `texts` are the texts that decide
-    which tokens stay (empty for images). The same seed gives the same weights, whatever was drawn before; `random` keeps
-    the shape and the vocabulary but copies nothing. Raises PlanError where the parts do not fit.
+    `teacher` and `processor` are the teacher's model and tokenizer or image processor; `texts` decide which tokens stay
+    (empty for images). The same seed gives the same weights, whatever was drawn before; `random` keeps the shape and the
+    vocabulary but copies nothing. Raises PlanError where the parts do not fit.
     """
     match spec:
         case FromConfigSpec():
             reduced = _reduce(spec.vocabulary, processor, texts)
-            config = {**spec.config, **_token_fields(reduced, processor if texts else None)}
+            known = AutoConfig.for_model(str(spec.config["model_type"])).to_dict()
+            fields = _token_fields(reduced, processor if texts else None)
+            config = {**spec.config, **{name: value for name, value in fields.items() if name in known}}
             with seeded(seed):
                 model = task.build_model(config)
             return Student(model, reduced.tokenizer if reduced else processor, _vocabulary_facts(reduced, processor))
@@ -66,13 +69,20 @@ def build_student(
 
 
 def save_student(model: nn.Module, processor: Processor, folder: Path) -> None:
-    """Write a normal Transformers folder: configuration, safetensors, tokenizer or image processor."""
-    cast("PreTrainedModel", model).save_pretrained(folder)
-    processor.save_pretrained(folder)
+    """Write a normal Transformers folder: configuration, safetensors, tokenizer or image processor.
+
+    Of a bare module (handed over in Python) only the weights are written.
+    """
+    if isinstance(model, PreTrainedModel):
+        model.save_pretrained(folder)
+    else:
+        save_model(model, str(folder / "model.safetensors"))
+    if hasattr(processor, "save_pretrained"):
+        processor.save_pretrained(folder)
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Generator[None]:
     """Draw from `seed` inside, and leave the global random state as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -102,7 +112,7 @@ def _from_teacher(
     if teacher is None:
         raise PlanError("student.kind: from_teacher needs the teacher's weights; a store has none. Use from_config.")
     body = body_of(teacher)
-    config = cast("dict[str, Any]", body.config.to_dict())
+    config = body.config.to_dict()
     if config["model_type"] not in FAMILIES:
         raise PlanError(
             f'student.kind: cannot cut a "{config["model_type"]}" teacher; known: {", ".join(FAMILIES)}. '
@@ -114,7 +124,7 @@ def _from_teacher(
     if wrong := [layer for layer in layers if layer >= total]:
         raise PlanError(f"student.layers: {wrong} are not layers of the teacher. Allowed: 0 to {total - 1}.")
     small = _cut_config(spec, config, body, len(layers))
-    small |= _token_fields(reduced, None)
+    small |= {name: value for name, value in _token_fields(reduced, None).items() if name in config}
     with seeded(seed):
         model = task.build_model(small)
     initial = _vocabulary_facts(reduced, processor)
@@ -128,9 +138,7 @@ def _from_teacher(
     return Student(model, reduced.tokenizer if reduced else processor, {"init": how, **initial})
 
 
-def _cut_config(
-    spec: FromTeacherSpec, config: dict[str, Any], body: PreTrainedModel, layers: int
-) -> dict[str, Any]:
+def _cut_config(spec: FromTeacherSpec, config: dict[str, Any], body: PreTrainedModel, layers: int) -> dict[str, Any]:
     full = int(body.config.hidden_size)
     width = spec.hidden_size or full
     head_size = full // int(body.config.num_attention_heads)
@@ -156,17 +164,20 @@ def _pretrained(
     spec: PretrainedSpec, task: Task, texts: Sequence[str], seed: int, init: Literal["recipe", "random"]
 ) -> Student:
     found = find_source(spec.model, "model")
-    where = found.path or found.name
+    where = found.path or (spec.model if found.kind == "timm" else found.name)
     with seeded(seed):
-        model = task.load_model(where, trust_remote_code=spec.trust_remote_code)
-    processor = task.load_processor(where, trust_remote_code=spec.trust_remote_code)
+        model = task.load_model(
+            where, trust_remote_code=spec.trust_remote_code, revision=spec.revision, new_head=True
+        )
+    processor = task.load_processor(where, trust_remote_code=spec.trust_remote_code, revision=spec.revision)
     reduced = _reduce(spec.vocabulary, processor, texts)
     if reduced is not None:
         _keep_rows(cast("PreTrainedModel", model), reduced)
     if init == "random":
         with seeded(seed):
             model = task.build_model(cast("PreTrainedModel", model).config.to_dict())
-    return Student(model, reduced.tokenizer if reduced else processor, {"init": init, **_vocabulary_facts(reduced, processor)})
+    initial = {"init": init, **_vocabulary_facts(reduced, processor)}
+    return Student(model, reduced.tokenizer if reduced else processor, initial)
 
 
 def _keep_rows(model: PreTrainedModel, reduced: Reduced) -> None:

@@ -1,9 +1,9 @@
 """Cutting a student out of a teacher: fewer layers, a narrower residual stream, fewer tokens.
 
-The width is cut by a basis P [H_t, H_s] with orthonormal columns, the leading principal components of the teacher's token
-embeddings, weighted by how often the data uses each token. Every tensor that reads or writes the residual stream is
-projected through P; heads and feed-forward neurons are chosen by the norm of what they write; norms start fresh, since a
-projected stream has other scales. Where the width stays, weights are copied as they are. (PCA of embeddings: as in
+The width is cut by a basis P [H_t, H_s] with orthonormal columns: the leading principal components of the teacher's
+token embeddings, weighted by how often the data uses each token. Every tensor that reads or writes the residual stream
+is projected through P; heads and feed-forward neurons are chosen by the norm of what they write; norms start fresh,
+since a projected stream has other scales. Where the width stays, weights are copied as they are. (PCA of embeddings: as in
 Model2Vec and others; the projection of whole layers follows the idea of SliceGPT, arXiv:2401.15024.)
 
 Shape letters: V tokens, H width, I feed-forward width, A heads, L layers; _t teacher, _s student.
@@ -54,8 +54,8 @@ def copy_cut(teacher: nn.Module, student: nn.Module, layers: tuple[int, ...], ke
              counts: list[int] | None, head_size: int, *, embeddings_only: bool) -> dict[str, Any]:  # fmt: skip
     """Fill the student's body in place from the teacher's; both are bodies without task heads.
 
-    `kept` are the teacher's token ids that the student keeps, in its order (None: all), `counts` how often each is used.
-    `head_size` is the width of one head of the teacher. Returns what was copied, for the report.
+    `kept` are the teacher's token ids that the student keeps, in its order (None: all), `counts` how often each is
+    used. `head_size` is the width of one head of the teacher. Returns what was copied, for the report.
     """
     source = {name: value.detach().float() for name, value in teacher.state_dict().items()}
     target = student.state_dict()
@@ -87,7 +87,7 @@ def _width(state: dict[str, Tensor]) -> int:
     for name in ("embeddings.word_embeddings.weight", "embeddings.cls_token"):
         if name in state:
             return state[name].shape[-1]
-    raise PlanError(f"student.kind: from_teacher knows the families {', '.join(FAMILIES)}. Use from_config or pretrained.")
+    raise PlanError(f"student.kind: from_teacher knows {', '.join(FAMILIES)}. Use from_config or pretrained.")
 
 
 def _basis(
@@ -129,7 +129,7 @@ class _Cut:
             value = self._apply(value, axis, role, size, name)
         return value
 
-    def _roles(self, name: str, value: Tensor) -> list[Axis]:
+    def _roles(self, name: str, value: Tensor) -> tuple[Axis, ...]:
         inner = found[3] if (found := _LAYER.match(name)) else name
         pairs: list[tuple[bool, Axis, Axis]] = [
             (bool(_QKV.search(inner)), "heads", "width"),
@@ -141,8 +141,8 @@ class _Cut:
         ]
         for matched, first, second in pairs:
             if matched:
-                return [first, second][: value.dim()]
-        return ["width" if size == self.full else "same" for size in value.shape]
+                return (first, second)[: value.dim()]
+        return tuple("width" if size == self.full else "same" for size in value.shape)
 
     def _apply(self, value: Tensor, axis: int, role: Axis, size: int, name: str) -> Tensor:
         match role:
@@ -153,7 +153,7 @@ class _Cut:
             case "tokens":
                 return value if self.kept is None else value[self.kept]
             case "width":
-                return value if self.basis is None else torch.tensordot(value, self.basis, ([axis], [0])).movedim(-1, axis)
+                return value if self.basis is None else (value.movedim(axis, -1) @ self.basis).movedim(-1, axis)
             case "heads":
                 return value.index_select(axis, self._best(name, size, self._head_norms(name)))
             case "neurons":
@@ -173,17 +173,20 @@ class _Cut:
 
     def _head_norms(self, name: str) -> Tensor:
         """[A_t, head size]: norms of what each head's values write."""
-        layer = _LAYER.match(name)
-        prefix = f"{layer[1]}{layer[2]}." if layer else ""
-        out = next(v for n, v in self.source.items() if n.startswith(prefix) and _OUT.search(n) and n.endswith("weight"))
-        values = next(v for n, v in self.source.items() if n.startswith(prefix) and _VALUE.search(n))
+        inner = self._layer(name)
+        out = next(v for n, v in inner.items() if _OUT.search(n) and n.endswith("weight"))
+        values = next(v for n, v in inner.items() if _VALUE.search(n))
         return (out.norm(dim=0) * values.norm(dim=1)).unflatten(0, (-1, self.head_size))
 
     def _neuron_norms(self, name: str) -> Tensor:
         """[I_t]: norms of what each feed-forward neuron writes."""
-        layer = _LAYER.match(name)
-        prefix = f"{layer[1]}{layer[2]}." if layer else ""
-        inner = {n.removeprefix(prefix): v for n, v in self.source.items() if n.startswith(prefix)}
+        inner = self._layer(name)
         down = next(v for n, v in inner.items() if _DOWN.search(n) and n.endswith("weight"))
         up = next(v for n, v in inner.items() if _UP.search(n) and n.endswith("weight"))
         return down.norm(dim=0) * up.norm(dim=1)
+
+    def _layer(self, name: str) -> dict[str, Tensor]:
+        """The tensors of the layer that a name belongs to, by their names within it."""
+        layer = _LAYER.match(name)
+        prefix = f"{layer[1]}{layer[2]}." if layer else ""
+        return {n.removeprefix(prefix): v for n, v in self.source.items() if n.startswith(prefix)}

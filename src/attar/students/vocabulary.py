@@ -179,7 +179,6 @@ def _reload(tokenizer: Any, backend: dict[str, Any]) -> Any:
 
 
 def special_ids(tokenizer: Any) -> dict[str, int]:
-    """Ids of the special tokens under the names that model configurations use, where the tokenizer has them."""
-    names: Iterable[str] = ("pad", "bos", "eos", "cls", "sep", "unk", "mask")
-    found = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id", None) for name in names}
+    """Ids of the special tokens that model configurations name (pad, bos, eos), where the tokenizer has them."""
+    found = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id", None) for name in ("pad", "bos", "eos")}
     return {name: index for name, index in found.items() if index is not None}

@@ -1,8 +1,8 @@
 """What every task answers. A task is one file: how rows become batches, which model serves it, which metric counts.
 
-Rows come from `attar.data` in one form: columns `text` (and `text_pair`) or `image`, `label`, `origin`, and `slice` where
-the recipe asks for slices. `label` is an int64 id (-100: none), a float32 multi-hot list, or a float (NaN: none).
-Shape letters: N rows, T tokens, C outputs (logits).
+Rows come from `attar.data` in one form: columns `text` (and `text_pair`) or `image`, `label`, `origin`, and `slice`
+where the recipe asks for slices. `label` is an int64 id (-100: none), a float32 multi-hot list, or a float (NaN:
+none). Shape letters: N rows, T tokens, C outputs (logits).
 """
 
 from __future__ import annotations
@@ -68,12 +68,24 @@ class Task(Protocol):
         """Name of the Transformers pipeline that serves the student."""
         ...
 
-    def load_processor(self, folder: str | Path, *, trust_remote_code: bool = False) -> Processor:
+    def load_processor(
+        self, folder: str | Path, *, trust_remote_code: bool = False, revision: str | None = None
+    ) -> Processor:
         """Tokenizer or image processor of a model folder (or Hub name)."""
         ...
 
-    def load_model(self, folder: str | Path, *, trust_remote_code: bool = False) -> nn.Module:
-        """A model with a head for this task, in eval mode, float32. Never unpickles unchecked files."""
+    def load_model(
+        self,
+        folder: str | Path,
+        *,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        new_head: bool = False,
+    ) -> nn.Module:
+        """A model with a head for this task, in eval mode, float32. Never unpickles unchecked files.
+
+        The head is the checkpoint's own, with its own labels; with `new_head` a fresh one for this task's labels.
+        """
         ...
 
     def build_model(self, config: dict[str, Any]) -> nn.Module:

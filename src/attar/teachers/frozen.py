@@ -17,10 +17,11 @@ class Frozen(nn.Module):
     """
 
     def __init__(self, model: nn.Module, outputs: Sequence[int] | None = None) -> None:
-        """`outputs`: positions of the task's labels among the model's logits, in the task's order; None: as they are."""
+        """`outputs`: positions of the task's labels among the model's logits, in order; None: as they are."""
         super().__init__()
-        self.model = model.eval().requires_grad_(False)
+        self.model = model.requires_grad_(False)
         self.outputs = None if outputs is None else list(outputs)
+        self.eval()
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode, whatever `mode` asks for."""

@@ -25,8 +25,8 @@ def order_outputs(own: Sequence[str], labels: Sequence[str], label_map: Mapping[
     """Find the task's `labels` among a model's `own` label names.
 
     `label_map` renames the model's labels first. Names match exactly, else without case, spaces, `-` and `_`. Generic
-    names (`LABEL_0`, ...) of the right number are taken in order, with a warning; labels that the task does not have are
-    left out, with a warning. Raises TeacherError that lists the labels that the teacher doesn't know.
+    names (`LABEL_0`, ...) of the right number are taken in order, with a warning; labels that the task does not have
+    are left out, with a warning. Raises TeacherError that lists the labels that the teacher doesn't know.
     """
     strangers = sorted(set(label_map or {}) - set(own))
     if strangers:
@@ -40,7 +40,8 @@ def order_outputs(own: Sequence[str], labels: Sequence[str], label_map: Mapping[
         return OutputOrder(
             None,
             (
-                f"the teacher's labels have no names ({own[0]}, ...); they were taken in the order of the data's labels. "
+                f"the teacher's labels have no names ({own[0]}, ...); they were taken in the order of the data's "
+                "labels. "
                 "If its quality on validation is poor, give `teacher.label_map`.",
             ),
         )
@@ -53,13 +54,16 @@ def order_outputs(own: Sequence[str], labels: Sequence[str], label_map: Mapping[
     unknown = [name for name, position in found.items() if position is None]
     if unknown:
         raise TeacherError(
-            f"the teacher does not know {len(unknown)} of the data's {len(labels)} labels: {_with_nearest(unknown, own)}. "
+            f"the teacher does not know {len(unknown)} of the data's {len(labels)} labels: "
+            f"{_with_nearest(unknown, own)}. "
             f"The teacher's labels: {_shown(own)}. Map its names to the data's in `teacher.label_map`, or use "
             "`teacher.fit: probe` to give it a head for these labels."
         )
     outputs = tuple(position for position in found.values() if position is not None)
     if len(set(outputs)) < len(outputs):
-        raise TeacherError(f"two of the data's labels are one label of the teacher; the teacher's labels: {_shown(own)}.")
+        raise TeacherError(
+            f"two of the data's labels are one label of the teacher; the teacher's labels: {_shown(own)}."
+        )
     left_out = [own[i] for i in range(len(own)) if i not in set(outputs)]
     warnings = (f"the teacher also knows {_shown(left_out)}; these outputs are left out.",) if left_out else ()
     return OutputOrder(None if outputs == tuple(range(len(own))) else outputs, warnings)

@@ -1,4 +1,4 @@
-"""A teacher on this machine: a Transformers or timm model from a folder or the Hub, or a module handed over in Python."""
+"""A teacher on this machine: a Transformers or timm model, or a module handed over in Python."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from attar.signals import HiddenKey, Wanted, ask
 from attar.tasks.base import Processor, Task
 from attar.teachers.frozen import Frozen
 from attar.teachers.labels import OutputOrder, order_outputs
-from attar.teachers.origin import Origin, find_model, from_folder, has_head, own_labels, quiet, read_config
+from attar.teachers.origin import Origin, check_code, find_model, from_folder, has_head, own_labels, quiet, read_config
 
 
 @dataclass
@@ -61,9 +61,11 @@ def load_local(spec: LocalTeacherSpec, task: Task, *, folder: Path | None = None
     name = spec.model or "teacher"
     origin = from_folder(folder, name, spec.licence) if folder is not None else find_origin(spec)
     config = read_config(origin.folder)
+    check_code(config, name, trust_remote_code=spec.trust_remote_code)
     if not has_head(config):
         raise TeacherError(
-            f"{name}: has no classification head (architectures: {config.get('architectures')}), so it cannot answer this "
+            f"{name}: has no classification head (architectures: {config.get('architectures')}), so it cannot answer "
+            "this "
             "task. Use `teacher.fit: probe` or `full` to give it one from your data."
         )
     order = order_outputs(own_labels(origin.folder), task.labels, spec.label_map)
@@ -81,7 +83,7 @@ def load_local(spec: LocalTeacherSpec, task: Task, *, folder: Path | None = None
 def from_module(module: nn.Module, processor: Processor, task: Task, *, name: str | None = None) -> LocalTeacher:
     """A teacher from a module handed over in Python; it must take the task's batches as keywords. Raises TeacherError.
 
-    A Transformers model with named labels is matched by name; any other module answers in the order of the task's labels.
+    A Transformers model with named labels is matched by name; any other module answers in the task's order.
     """
     named: dict[int, str] | None = getattr(getattr(module, "config", None), "id2label", None)
     order = order_outputs([named[i] for i in sorted(named)], task.labels) if named else OutputOrder(None)
@@ -126,12 +128,10 @@ def load_parts(name: str, load: Any) -> Any:
         raise
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        hint = (
-            "Set `teacher.trust_remote_code: true` if you have read that code."
-            if "trust_remote_code" in str(error)
-            else "Check that the folder is whole and that its architecture is known to the installed Transformers."
-        )
-        raise TeacherError(f"{name}: cannot be loaded: {reason} {hint}") from error
+        raise TeacherError(
+            f"{name}: cannot be loaded: {reason} Check that the folder is whole and that the installed Transformers knows "
+            "its architecture."
+        ) from error
 
 
 def hash_weights(module: nn.Module) -> str:
@@ -140,7 +140,10 @@ def hash_weights(module: nn.Module) -> str:
     parts = [type(module).__qualname__.encode()]
     for name in sorted(state):
         value = state[name].detach().cpu().contiguous()
-        parts += [f"{name} {value.dtype} {tuple(value.shape)}".encode(), value.reshape(-1).view(torch.uint8).numpy().tobytes()]
+        parts += [
+            f"{name} {value.dtype} {tuple(value.shape)}".encode(),
+            value.reshape(-1).view(torch.uint8).numpy().tobytes(),
+        ]
     return hash_bytes(*parts)
 
 
@@ -148,19 +151,22 @@ def _measure(model: Frozen, processor: Processor, task: Task, name: str) -> dict
     """Widths of the hidden states, found by asking one made-up row."""
     parameter = next(model.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
-    inputs = {key: value.to(device) for key, value in _made_up_row(processor, task).items()}
+    inputs = {key: value.to(device) for key, value in made_up_row(processor, task).items()}
     try:
         answer = model(**inputs, output_hidden_states=True)
     except TypeError as error:
         if "output_hidden_states" not in str(error):
-            raise TeacherError(f"{name}: its forward does not take the task's inputs {sorted(inputs)}: {error}.") from error
+            raise TeacherError(
+                f"{name}: its forward does not take the task's inputs {sorted(inputs)}: {error}."
+            ) from error
         ask(model, inputs, Wanted())
         return {}
     states = cast("tuple[Tensor, ...] | None", getattr(answer, "hidden_states", None)) or ()
     return {i: state.shape[1] if state.dim() == 4 else state.shape[-1] for i, state in enumerate(states)}
 
 
-def _made_up_row(processor: Processor, task: Task) -> dict[str, Tensor]:
+def made_up_row(processor: Processor, task: Task) -> dict[str, Tensor]:
+    """The shortest batch of the task: one text of one letter, or one black image."""
     match task.spec.kind:
         case "image_classification":
             side = task.spec.image_size

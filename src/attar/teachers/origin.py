@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator
+import warnings
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from attar.errors import MissingExtra, TeacherError
 from attar.facts import SourceFacts
@@ -67,16 +69,21 @@ def check_weights(folder: Path) -> None:
 def read_pickle(file: Path) -> Any:
     """Tensors of a PyTorch checkpoint, read with `weights_only=True`. Raises TeacherError."""
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # about odd pickle protocols; what matters becomes an error
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).strip().splitlines()[0]
         raise TeacherError(
-            f"{file}: this checkpoint is a pickle with more than tensors in it, and may run code when it is loaded; it was "
+            f"{file}: this checkpoint is a pickle with more than tensors in it, and may run code when it is loaded; "
+            "it was "
             f"not loaded ({reason}). Convert it to safetensors where you trust it: load it there, then "
             "`model.save_pretrained(folder)`."
         ) from None
     except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise TeacherError(f"{file}: this checkpoint cannot be read ({error}). Fetch it again, or use safetensors.") from None
+        raise TeacherError(
+            f"{file}: this checkpoint cannot be read ({error}). Fetch it again, or use safetensors."
+        ) from None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -88,6 +95,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise TeacherError(f"{folder / 'config.json'}: is not a JSON object.")
     return content
+
+
+def check_code(config: dict[str, Any], name: str, *, trust_remote_code: bool) -> None:
+    """Raise TeacherError where a model needs code of its own, and the recipe does not allow to run it."""
+    if trust_remote_code or "auto_map" not in config or config.get("model_type") in CONFIG_MAPPING:
+        return
+    code = ", ".join(sorted({str(value).split(".")[0] + ".py" for value in config["auto_map"].values()}))
+    raise TeacherError(
+        f"{name}: this model brings its own Python code ({code}), which was not run. Read it; if you trust it, set "
+        "`teacher.trust_remote_code: true`."
+    )
 
 
 def has_head(config: dict[str, Any]) -> bool:
@@ -111,7 +129,7 @@ def own_labels(folder: Path) -> tuple[str, ...]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Generator[None]:
     """Keep Transformers' progress bars and load reports off the terminal while a model loads."""
     from transformers.utils import logging
 
@@ -126,20 +144,21 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _from_hub(
-    repository: str, name: str, revision: str | None, licence: str | None, trust_remote_code: bool
-) -> Origin:
+def _from_hub(repository: str, name: str, revision: str | None, licence: str | None, trust_remote_code: bool) -> Origin:
     from huggingface_hub import snapshot_download
 
     code = ["*.py"] if trust_remote_code else []
     try:
-        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=[*_DOCUMENTS, *code, "*.safetensors"]))
+        folder = Path(
+            snapshot_download(repository, revision=revision, allow_patterns=[*_DOCUMENTS, *code, "*.safetensors"])
+        )
         if not any(folder.glob("*.safetensors")):
             pickles = [*_DOCUMENTS, *code, "pytorch_model*"]
             folder = Path(snapshot_download(repository, revision=revision, allow_patterns=pickles))
     except (OSError, ValueError) as error:  # huggingface_hub's errors derive from these
         raise TeacherError(
-            f"{name}: cannot be fetched from the Hub ({str(error).strip().splitlines()[0]}). Check the name, the revision "
+            f"{name}: cannot be fetched from the Hub ({str(error).strip().splitlines()[0]}). Check the name, the "
+            "revision "
             "and your access; offline, set ATTAR_MIRROR to a folder that holds it, or name a local folder."
         ) from None
     check_weights(folder)
@@ -161,5 +180,7 @@ def _timm_repository(name: str) -> str:
     except RuntimeError as error:
         raise TeacherError(f"timm:{name}: {error}.") from None
     if settings is None or not settings.hf_hub_id:
-        raise TeacherError(f"timm:{name}: timm has no pretrained weights of this name. `timm.list_pretrained()` lists them.")
+        raise TeacherError(
+            f"timm:{name}: timm has no pretrained weights of this name. `timm.list_pretrained()` lists them."
+        )
     return str(settings.hf_hub_id)

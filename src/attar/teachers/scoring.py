@@ -66,7 +66,7 @@ def score_batch(
     device: str = "cpu",
     split: str = "data",
 ) -> Signals:
-    """Signals of some rows, float32 on the CPU, without gradients. Raises TeacherError that names a row with NaN or inf."""
+    """Signals of some rows, float32 on the CPU, no gradients. Raises TeacherError that names a row with NaN or inf."""
     inputs = task.batch(encoded, rows, processor)
     for name, value in inputs.items():
         _check_finite(value, rows, split, f"input `{name}` has")
@@ -76,12 +76,6 @@ def score_batch(
     hidden = {key: value.float().cpu() for key, value in signals.hidden.items()}
     if logits is not None:
         _check_finite(logits, rows, split, "the teacher's logits have")
-        if logits.dim() != 2 or logits.shape[1] != len(task.labels):
-            raise TeacherError(
-                f"the teacher answers with logits of shape {tuple(logits.shape)} for {len(rows)} rows; the task has "
-                f"{len(task.labels)} labels, so [{len(rows)}, {len(task.labels)}] is needed. Use a model with a head for "
-                "this task, or `teacher.fit: probe`."
-            )
     for key, value in hidden.items():
         _check_finite(value, rows, split, f"the teacher's hidden state {key.layer} has")
     return Signals(logits, hidden, signals.mask)
@@ -107,9 +101,7 @@ def score_rows(
     chosen = np.arange(len(encoded)) if rows is None else rows
     gathered: dict[str, np.ndarray] = {}
     for batch in token_batches(row_costs(encoded)[chosen], batch_tokens):
-        signals = score_batch(
-            model, task, encoded, chosen[batch], processor, wanted, device=device, split=split
-        )
+        signals = score_batch(model, task, encoded, chosen[batch], processor, wanted, device=device, split=split)
         for name, value in named(signals).items():
             if name not in gathered:
                 gathered[name] = np.empty((len(chosen), value.shape[1]), dtype=np.float32)
@@ -117,6 +109,15 @@ def score_rows(
         if progress is not None:
             progress(len(batch))
     return gathered
+
+
+def check_classes(logits: np.ndarray | Tensor, task: Task, name: str) -> None:
+    """Raise TeacherError where logits are not [N, C] for the task's C labels."""
+    if logits.ndim != 2 or logits.shape[1] != len(task.labels):
+        raise TeacherError(
+            f"{name}: answers with logits of shape {tuple(logits.shape)}; the task has {len(task.labels)} labels, so "
+            f"[rows, {len(task.labels)}] is needed. Use a model with a head for this task, or `teacher.fit: probe`."
+        )
 
 
 def named(signals: Signals) -> dict[str, Tensor]:
@@ -131,6 +132,7 @@ def _check_finite(value: Tensor, rows: np.ndarray | Sequence[int], split: str, w
     bad = ~torch.isfinite(value.flatten(1)).all(1)
     row = int(cast("int", rows[int(bad.nonzero()[0, 0])]))
     raise TeacherError(
-        f"{split} row {row}: {what} NaN or infinite values. Look at this row, and at the teacher's weights; a teacher in "
+        f"{split} row {row}: {what} NaN or infinite values. Look at this row, and at the teacher's weights; a teacher "
+        "in "
         "half precision may overflow."
     )

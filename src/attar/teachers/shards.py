@@ -1,4 +1,4 @@
-"""One shard: a safetensors file with the signals of some rows and the rows' content keys; written whole, read by mapping.
+"""One shard: a safetensors file with the signals of some rows and their content keys; written whole, read by mapping.
 
 A shard is an ordinary safetensors file, so any tool can open it. It is read without copying: the header is parsed here
 and the tensors are views of one memory map, so that a random batch touches only its own rows.

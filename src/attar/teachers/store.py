@@ -7,8 +7,8 @@
 KEY is the hash of all that shapes a signal except the row: teacher, tokenizer, length limit, precision, signals. A row
 is found by its content key, so equal rows share one entry, and rows may be added later.
 
-Opening hashes each shard once per machine: a shard whose size, inode, change time and modification time are those of the
-last successful hash is taken as intact. `verify` always hashes.
+Opening hashes each shard once per machine: a shard whose size, inode, change time and modification time are those of
+the last successful hash is taken as intact. `verify` always hashes.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ def find_store(path: Path) -> Path:
         if len(inner) == 1:
             return inner[0]
         if inner:
-            raise StoreError(f"{root}: holds {len(inner)} stores: {', '.join(p.name for p in inner)}. Name one of them.")
+            raise StoreError(
+                f"{root}: holds {len(inner)} stores: {', '.join(p.name for p in inner)}. Name one of them."
+            )
     raise StoreError(f"{path}: no store here (no {MANIFEST}). Make one with `attar label RECIPE`, or correct the path.")
 
 
@@ -102,7 +104,8 @@ def read_manifest(folder: Path) -> Manifest:
         found = content.pop("format")
         if found != FORMAT:
             raise StoreError(
-                f"{folder / MANIFEST}: written in format {found}; this attar reads format {FORMAT}. Label again, or use "
+                f"{folder / MANIFEST}: written in format {found}; this attar reads format {FORMAT}. Label again, or "
+                "use "
                 "the attar that wrote it."
             )
         key, _ = content.pop("key"), content.pop("rows")
@@ -110,7 +113,9 @@ def read_manifest(folder: Path) -> Manifest:
         content = {**content, "offers": tuple(content["offers"]), "labels": tuple(content["labels"])}
         manifest = Manifest(**content, shards=shards)
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise StoreError(f"{folder / MANIFEST}: not a store's manifest ({error}). Delete the folder and label again.") from None
+        raise StoreError(
+            f"{folder / MANIFEST}: not a store's manifest ({error}). Delete the folder and label again."
+        ) from None
     if key != manifest.key:
         raise StoreError(
             f"{folder / MANIFEST}: its key is {key}, but its facts hash to {manifest.key}: it was edited by hand. "
@@ -135,7 +140,7 @@ class Store:
         return len(self._keys)
 
     def has(self, keys: Sequence[str]) -> np.ndarray:
-        """bool [n]: which rows are here."""
+        """Which rows are here: bool [n]."""
         return self._find(keys)[1]
 
     def rows(self, keys: Sequence[str]) -> np.ndarray:
@@ -144,7 +149,8 @@ class Store:
         if not found.all():
             absent = np.flatnonzero(~found)
             raise StoreError(
-                f"{self.path}: {len(absent)} of {len(keys)} rows are not in this store of {len(self)} rows (the first is "
+                f"{self.path}: {len(absent)} of {len(keys)} rows are not in this store of {len(self)} rows (the first "
+                "is "
                 f"row {absent[0]}, key {keys[absent[0]]}). The data has changed since it was labelled, or another data "
                 "set was. Run `attar label RECIPE` with this data."
             )
@@ -186,7 +192,9 @@ class Store:
         differing = [k for k in sorted({*mine, *facts}) if canonical_json(mine.get(k)) != canonical_json(facts.get(k))]
         if differing:
             lines = [f"  {k}: the store has {mine.get(k)!r}, this run {facts.get(k)!r}" for k in differing]
-            raise StoreError("\n".join([f"{self.path}: made by something else. Label again, or correct the recipe:", *lines]))
+            raise StoreError(
+                "\n".join([f"{self.path}: made by something else. Label again, or correct the recipe:", *lines])
+            )
 
     def _find(self, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         asked = np.array([key.encode("ascii") for key in keys], dtype=np.bytes_)
@@ -306,7 +314,9 @@ def _write_verified(folder: Path, stamps: dict[str, list[Any]]) -> None:
 
 def _label_difference(mine: Sequence[str], task: Sequence[str]) -> str:
     if sorted(mine) == sorted(task):
-        return "its logits have the task's labels in another order. Give `task.labels` in the store's order: " + str(list(mine))
+        return "its logits have the task's labels in another order. Give `task.labels` in the store's order: " + str(
+            list(mine)
+        )
     only_store, only_task = sorted(set(mine) - set(task)), sorted(set(task) - set(mine))
     return (
         f"its labels are not the task's: only in the store {only_store[:8]}, only in the task {only_task[:8]}. "

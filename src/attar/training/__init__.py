@@ -1,0 +1,1 @@
+"""Training: a Trainer without maths around one module that knows student, teacher and objectives."""

@@ -1,0 +1,32 @@
+"""What the measuring parent and its workers say to each other: one JSON object a line, a question and its answer.
+
+    parent                                  worker
+    {"load": {kind, path, inputs, …}}       {"ready": {"runtime": …}}
+    {"time": calls}                         {"seconds": [… one a call]}
+    end of input                            leaves
+
+An answer {"error": reason} ends the exchange. The worker's own stdout goes to stderr, so that nothing gets between.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+Kind = Literal["onnx", "folder", "fitted", "local"]
+
+
+class Load(BaseModel):
+    """What a worker loads. `inputs`: an .npz of one batch; `task` and `labels`: to build the task (torch models)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind
+    path: Path | None
+    inputs: Path
+    threads: int
+    task: dict[str, JsonValue] | None = None
+    labels: tuple[str, ...] = ()
+    teacher: dict[str, JsonValue] | None = None

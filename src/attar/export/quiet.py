@@ -1,0 +1,35 @@
+"""Silence for exporters: what they warn, log and print is about their own insides, and no user can act on it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Generator
+
+
+@contextlib.contextmanager
+def quiet() -> Generator[None]:
+    """Drop warnings, log lines below ERROR and prints inside the block; errors pass.
+
+    Known ones: torch.onnx repeats each dynamic axis that inputs share; onnxruntime's quantizer logs advice to
+    pre-process and prints progress; torch.export prints graphs to stderr; onnxscript logs each rewrite that it tries.
+    """
+    before, dropped = logging.root.manager.disable, io.StringIO()
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(dropped), contextlib.redirect_stderr(dropped):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def reason(error: BaseException) -> str:
+    """The innermost cause of an exporter's error in one line: its own message is pages long."""
+    while (cause := error.__cause__) is not None:
+        error = cause
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = lines[:2] if lines and lines[0].endswith(":") else lines[:1]
+    return " ".join([f"{type(error).__name__}:", *told]) if told else type(error).__name__

@@ -1,0 +1,112 @@
+"""What can be done with a finished run: ask its student or an exported file, score it on other data, export it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, Image
+
+from attar.answers import answers, probabilities
+from attar.data.load import load_data
+from attar.errors import DataError, ExportError, RecipeError
+from attar.evaluation.metrics import score
+from attar.evaluation.predict import predict_logits
+from attar.export.onnx import single_rows
+from attar.export.runtime import OnnxRunner
+from attar.facts import RunFacts
+from attar.recipe import Recipe
+from attar.recipe.load import load_recipe, recipe_from
+from attar.report.load import load_run
+from attar.run import run
+from attar.tasks import make_task
+from attar.tasks.base import Task
+
+
+def answer(run_folder: Path, inputs: Sequence[str], artifact: str | None = None, top: int = 1) -> list[dict[str, Any]]:
+    """The student's answers to texts or image files: {"input", "answers": [{"label", "score"}]}, best first.
+
+    `artifact` names an exported file ("onnx-int8"); None asks the checkpoint. Probabilities are calibrated by the
+    temperature that was fitted on validation. For regression one answer with the number as its score.
+    """
+    facts, recipe, task = _open(run_folder)
+    logits = _logits(run_folder, facts, task, _rows(recipe, inputs), artifact)
+    if task.problem == "regression":
+        return [
+            {"input": text, "answers": [{"label": task.labels[0], "score": float(value)}]}
+            for text, value in zip(inputs, answers(logits, task.problem), strict=True)
+        ]
+    calibration = facts.evaluation.calibration
+    scores = probabilities(logits / (1.0 if calibration is None else calibration.temperature), task.problem)
+    best = np.argsort(-scores, axis=-1)[:, :top]
+    return [
+        {"input": text, "answers": [{"label": task.labels[i], "score": round(float(row[i]), 4)} for i in order]}
+        for text, row, order in zip(inputs, scores, best, strict=True)
+    ]
+
+
+def score_on(run_folder: Path, source: str, split: str = "test") -> dict[str, Any]:
+    """Quality of a run's student on the labelled rows of another source, in the run's own columns and labels."""
+    _, recipe, task = _open(run_folder)
+    fields = recipe.model_dump(mode="json")
+    fields["data"] = {"source": source, "splits": {"train": split, "validation": None, "test": None}}
+    fields["task"]["labels"] = list(task.labels)
+    splits = load_data(recipe_from(fields))
+    if not splits.labelled:
+        raise DataError(f"{source}: no label column {recipe.task.label!r}; there is nothing to score against.")
+    parts = [splits.train, splits.validation, splits.test]
+    found, labels = [], []
+    for rows in parts:
+        encoded = task.encode(rows, task.load_processor(run_folder / "student"))
+        model = task.load_model(run_folder / "student")
+        found.append(predict_logits(model, task, encoded, task.load_processor(run_folder / "student")))
+        labels.append(encoded.labels)
+    value = score(task.metric, np.concatenate(found), np.concatenate(labels), task.problem)
+    return {"source": source, "split": split, "metric": task.metric, "value": value, "n": sum(map(len, labels))}
+
+
+def export_again(run_folder: Path, kind: str, precision: str, *, say: Callable[[str], None]) -> RunFacts:
+    """Add an export to a finished run and carry it through: what is done stays, the new file is made and measured."""
+    facts = load_run(run_folder)
+    recipe = load_recipe(run_folder / "recipe.yaml")
+    if all((e.kind, e.precision) != (kind, precision) for e in recipe.export):
+        fields = recipe.model_dump(mode="json")
+        fields["export"].append({"kind": kind, "precision": precision})
+        recipe = recipe_from(fields)
+    return run(recipe, run_folder, seeds=max(1, len(facts.seeds)), say=say)
+
+
+def _open(run_folder: Path) -> tuple[RunFacts, Recipe, Task]:
+    facts = load_run(run_folder)
+    recipe = load_recipe(run_folder / "recipe.yaml")
+    return facts, recipe, make_task(recipe.task, tuple(facts.data.labels))
+
+
+def _rows(recipe: Recipe, inputs: Sequence[str]) -> Dataset:
+    if recipe.task.kind == "image_classification":
+        absent = [name for name in inputs if not Path(name).is_file()]
+        if absent:
+            raise DataError(f"{absent[0]}: no such image file.")
+        return Dataset.from_dict({"image": list(inputs)}).cast_column("image", Image())
+    if recipe.task.text_pair is None:
+        return Dataset.from_dict({"text": list(inputs)})
+    pairs = [line.split("\t") for line in inputs]
+    if any(len(pair) != 2 for pair in pairs):
+        raise RecipeError("this student reads pairs: give the two texts with a tab between them.")
+    return Dataset.from_dict({"text": [p[0] for p in pairs], "text_pair": [p[1] for p in pairs]})
+
+
+def _logits(run_folder: Path, facts: RunFacts, task: Task, rows: Dataset, artifact: str | None) -> np.ndarray:
+    if artifact is None:
+        processor = task.load_processor(run_folder / "student")
+        return predict_logits(
+            task.load_model(run_folder / "student"), task, task.encode(rows, processor), processor
+        )
+    made = {f"{a.kind}-{a.precision}": a for a in facts.artifacts}
+    if artifact not in made:
+        raise ExportError(f"{artifact!r} is not among this run's files: {', '.join(made) or 'none'}.")
+    folder = run_folder / made[artifact].path
+    processor = task.load_processor(folder)
+    return OnnxRunner(folder).logits(single_rows(task, task.encode(rows, processor), processor))

@@ -1,0 +1,334 @@
+"""What all seeds of a run stand on: the data, the task, the teacher, and the teacher's signals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, assert_never
+
+import numpy as np
+import torch
+from datasets import Dataset, concatenate_datasets
+from safetensors.torch import load_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from attar.bench.size import count_params, weight_bytes
+from attar.data.load import Given, load_data
+from attar.data.splits import Splits
+from attar.errors import PlanError
+from attar.facts import ModelFacts, SourceFacts
+from attar.hashing import hash_folder
+from attar.objectives.own import OwnObjective
+from attar.objectives.terms import Terms
+from attar.recipe import Recipe
+from attar.recipe.objectives import AnyObjectiveSpec
+from attar.recipe.teacher import LocalTeacherSpec, StoredTeacherSpec
+from attar.signals import Wanted, hidden_widths
+from attar.stages import Stages
+from attar.storage import atomic_folder
+from attar.students.build import Student, build_student
+from attar.tasks import make_task
+from attar.tasks.base import Encoded, Processor, Task
+from attar.teachers.fitted import FittedFacts, load_fitted
+from attar.teachers.fitting import fit_teacher
+from attar.teachers.labelling import label
+from attar.teachers.local import LocalTeacher, find_origin, load_local
+from attar.teachers.origin import own_labels
+from attar.teachers.preflight import judge_answers, judge_normalisation
+from attar.teachers.store import Store, StoreReader
+from attar.teachers.stored import find_rescorer, open_stored, spot_check
+
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+Objective = AnyObjectiveSpec | OwnObjective
+
+
+@dataclass
+class Handed:
+    """What the Python door hands over instead of names."""
+
+    rows: Given | None = None
+    teacher: nn.Module | None = None
+    student: nn.Module | None = None
+    processor: Processor | None = None
+    objectives: Sequence[Objective] | None = None
+
+
+@dataclass
+class Ground:
+    """The common ground of all seeds."""
+
+    recipe: Recipe
+    out: Path
+    device: str
+    task: Task
+    splits: Splits
+    processor: Processor
+    """The teacher's tokenizer or image processor."""
+    teacher: LocalTeacher | None
+    """None where only stored signals are there."""
+    teacher_facts: ModelFacts
+    sources: list[SourceFacts]
+    handed: Handed
+    objectives: Sequence[Objective]
+    widths: dict[int, int] = field(default_factory=dict[int, int])
+    """Width of each of the teacher's hidden states."""
+    store: Store | None = None
+    warnings: list[str] = field(default_factory=list[str])
+
+    @property
+    def signals_key(self) -> str:
+        """Identity of the stored signals."""
+        assert self.store is not None, "signals are made before they are read"
+        return self.store.manifest.key
+
+    @property
+    def rows(self) -> Dataset:
+        """All rows to train on: train, then transfer."""
+        return pool_rows(self.splits)
+
+    @property
+    def live(self) -> bool:
+        """Whether the teacher is asked in every step."""
+        spec = self.recipe.teacher
+        if isinstance(spec, StoredTeacherSpec):
+            return False
+        return spec.signals == "live" or (spec.signals == "auto" and self.recipe.training.mixup > 0)
+
+    def student(self, seed: int, init: str = "recipe") -> Student:
+        """A fresh student of this seed."""
+        if self.handed.student is not None:
+            return Student(deepcopy(self.handed.student), self.processor, {"init": "handed over"})
+        texts = task_texts(self.recipe, self.splits)
+        return build_student(
+            self.recipe.student,
+            self.task,
+            teacher=None if self.teacher is None else self.teacher.model.model,
+            processor=self.processor,
+            texts=texts,
+            seed=seed,
+            init="random" if init == "random" else "recipe",
+        )
+
+    def load(self, folder: Path) -> tuple[nn.Module, Processor]:
+        """A trained student or control from its folder, in eval mode on the CPU, with its processor."""
+        if self.handed.student is None or isinstance(self.handed.student, PreTrainedModel):
+            return self.task.load_model(folder), self.task.load_processor(folder)
+        model = deepcopy(self.handed.student)
+        load_model(model, folder / "model.safetensors")
+        return model.eval(), self.processor
+
+    def terms(self, student: Student, objectives: Sequence[Objective], seed: int) -> Terms:
+        """The recipe's objectives between this student and the teacher."""
+        one = self.task.encode(self.splits.validation.select([0]), student.processor)
+        widths = hidden_widths(student.model.eval(), self.task.batch(one, [0], student.processor))
+        return Terms(
+            objectives,
+            problem=self.task.problem,
+            student_widths=widths,
+            teacher_widths=self.widths,
+            student_layers=max(widths, default=0),
+            teacher_layers=max(self.widths, default=0),
+            seed=seed,
+        )
+
+    def reader(self, rows: Dataset, wanted: Wanted | None = None) -> StoreReader:
+        """The teacher's stored signals, by row number of `rows`."""
+        assert self.store is not None, "signals are made before they are read"
+        return self.store.reader(self.task.content_keys(rows), wanted)
+
+    def teacher_logits(self, rows: Dataset) -> np.ndarray:
+        """The teacher's logits [N, C], from the store."""
+        signals = self.reader(rows, Wanted(logits=True)).read(np.arange(len(rows)))
+        assert signals.logits is not None
+        return signals.logits.numpy()
+
+
+def prepare(
+    recipe: Recipe, out: Path, stages: Stages, *, handed: Handed, licence: str | None, progress: Progress
+) -> Ground:
+    """Load the data, fit or load the teacher, and make sure that its signals are there.
+
+    `licence` is the teacher's, as the policy found it.
+    """
+    splits = load_data(recipe, handed.rows)
+    for note in splits.facts.notes:
+        stages.say(f"data: {note}")
+    task = make_task(recipe.task, splits.labels or _teacher_labels(recipe, handed))
+    ground = _with_teacher(recipe, out, task, splits, stages, handed, progress)
+    ground.sources[0] = ground.sources[0].model_copy(update={"licence": licence})
+    student = ground.student(recipe.training.seed)
+    wanted = ground.terms(student, ground.objectives, recipe.training.seed).wanted_teacher
+    wanted = Wanted(logits=True, hidden=wanted.hidden)
+    if isinstance(recipe.teacher, StoredTeacherSpec):
+        ground.store = open_stored(recipe.teacher, task, wanted)
+        if ground.teacher is not None:
+            spot_check(ground.store, ground.teacher, task, splits.train, n=recipe.teacher.spot_check)
+    else:
+        ground.store = _label(ground, recipe.teacher, wanted, stages, progress)
+    _judge(ground, stages.say)
+    return ground
+
+
+def pool_rows(splits: Splits) -> Dataset:
+    """Train and transfer rows, in this order."""
+    return splits.train if splits.transfer is None else concatenate_datasets([splits.train, splits.transfer])
+
+
+def task_texts(recipe: Recipe, splits: Splits) -> list[str]:
+    """All texts that a student may train on; empty for images."""
+    if recipe.task.kind == "image_classification":
+        return []
+    rows = pool_rows(splits)
+    names = [name for name in ("text", "text_pair") if name in rows.column_names]
+    return [str(text) for name in names for text in rows[name]]
+
+
+def device_of(name: str) -> str:
+    """The device that `training.device` means on this machine. Raises PlanError where it is absent."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if (name.startswith("cuda") and not torch.cuda.is_available()) or (
+        name == "mps" and not torch.backends.mps.is_available()
+    ):
+        raise PlanError(f'training.device: "{name}" is not on this machine. Allowed here: auto, cpu.')
+    return name
+
+
+def _teacher_labels(recipe: Recipe, handed: Handed) -> tuple[str, ...]:
+    """The label names that the teacher itself bears, for data without labels."""
+    if handed.teacher is not None:
+        named: dict[int, str] | None = getattr(getattr(handed.teacher, "config", None), "id2label", None)
+        if named is None:
+            raise PlanError("task.labels: absent, and neither the data nor the teacher names its labels. List them.")
+        return tuple(named[i] for i in sorted(named))
+    match recipe.teacher:
+        case LocalTeacherSpec():
+            if recipe.teacher.fit != "none":
+                raise PlanError(
+                    f"teacher.fit: {recipe.teacher.fit} needs labels, but the data has none. Use a teacher that has a "
+                    "head (fit: none), or name the label column."
+                )
+            return own_labels(find_origin(recipe.teacher).folder)
+        case StoredTeacherSpec():
+            from attar.teachers.store import find_store, read_manifest
+
+            return read_manifest(find_store(Path(recipe.teacher.path))).labels
+        case _:
+            assert_never(recipe.teacher)
+
+
+def _with_teacher(
+    recipe: Recipe, out: Path, task: Task, splits: Splits, stages: Stages, handed: Handed, progress: Progress
+) -> Ground:
+    device = device_of(recipe.training.device)
+    data = SourceFacts(
+        role="data", name=recipe.data.source, revision=recipe.data.revision, hash=splits.hash, licence=recipe.data.licence
+    )
+    objectives = handed.objectives or recipe.objectives
+    spec = recipe.teacher
+    if isinstance(spec, StoredTeacherSpec):
+        return _with_stored(recipe, spec, out, task, splits, handed, device, [data])
+    teacher = _local_teacher(spec, out, task, splits, stages, handed, device, progress)
+    facts = ModelFacts(
+        name=teacher.source.name,
+        family=teacher.family,
+        params=count_params(teacher.model),
+        bytes=weight_bytes(teacher.model),
+    )
+    return Ground(
+        recipe, out, device, task, splits, teacher.processor, teacher, facts, [teacher.source, data], handed,
+        objectives,
+        widths=teacher.widths, warnings=list(teacher.warnings),
+    )  # fmt: skip
+
+
+def _local_teacher(
+    spec: LocalTeacherSpec, out: Path, task: Task, splits: Splits, stages: Stages, handed: Handed, device: str,
+    progress: Progress,
+) -> LocalTeacher:  # fmt: skip
+    if handed.teacher is not None:
+        from attar.teachers.local import from_module
+
+        return from_module(handed.teacher, handed.processor, task)
+    if spec.fit == "none":
+        return load_local(spec, task)
+    folder = out / "store" / "teacher"
+    origin = "config" if spec.model is None else find_origin(spec).source.hash
+    fields = spec.model_dump(mode="json", include={"config", "fit", "fitting", "pooling", "batch_tokens"})
+    shaped_by = [fields, origin, task.spec.model_dump(mode="json"), list(task.labels), splits.hash]
+    stages.run(
+        "teacher", shaped_by, [folder], FittedFacts,
+        lambda: fit_teacher(spec, task, splits, folder, device=device, progress=progress),
+    )  # fmt: skip
+    return load_fitted(folder, task, trust_remote_code=spec.trust_remote_code)
+
+
+def _with_stored(
+    recipe: Recipe, spec: StoredTeacherSpec, out: Path, task: Task, splits: Splits, handed: Handed, device: str,
+    sources: list[SourceFacts],
+) -> Ground:  # fmt: skip
+    store = open_stored(spec, task, Wanted(logits=True))
+    about: dict[str, Any] = store.manifest.about
+    teacher = find_rescorer(spec, store, task)
+    beside = store.path.parent.parent / "processor"
+    processor = teacher.processor if teacher is not None else task.load_processor(beside)
+    source = SourceFacts.model_validate(about["source"])
+    return Ground(
+        recipe, out, device, task, splits, processor, teacher, ModelFacts.model_validate(about["facts"]),
+        [source, *sources], handed, handed.objectives or recipe.objectives,
+        widths={int(layer): width for layer, width in about["widths"].items()},
+    )  # fmt: skip
+
+
+def _label(ground: Ground, spec: LocalTeacherSpec, wanted: Wanted, stages: Stages, progress: Progress) -> Store:
+    """Ask the teacher for everything that is read from disk later: all splits, or in live mode validation and test."""
+    teacher, task, splits = ground.teacher, ground.task, ground.splits
+    assert teacher is not None
+    place = ground.out / "store"
+    with atomic_folder(place / "processor") as folder:
+        ground.processor.save_pretrained(folder)
+    parts = {"validation": splits.validation, "test": splits.test}
+    if ground.live:
+        wanted = Wanted(logits=True)
+    else:
+        parts = {"train": splits.train, **({"transfer": splits.transfer} if splits.transfer is not None else {}), **parts}
+    encoded: dict[str, tuple[Encoded, list[str]]] = {
+        name: (task.encode(rows, ground.processor), task.content_keys(rows)) for name, rows in parts.items()
+    }
+    facts = {
+        "teacher": teacher.source.hash,
+        "fitted": hash_folder(teacher.folder) if spec.fit != "none" and teacher.folder else None,
+        "processor": hash_folder(place / "processor"),
+        "task": task.spec.model_dump(mode="json", exclude={"metric", "slice_by"}),
+        "label_map": spec.label_map,
+        "dtype": "float32",
+        "batch_tokens": spec.batch_tokens,
+    }
+    about = {
+        "name": ground.sources[0].name,
+        "licence": ground.sources[0].licence,
+        "source": ground.sources[0].model_dump(mode="json"),
+        "facts": ground.teacher_facts.model_dump(mode="json"),
+        "widths": {str(layer): width for layer, width in ground.widths.items()},
+        "folder": None if teacher.folder is None else str(teacher.folder.resolve()),
+    }
+    stages.say(f"signals of {sum(len(e) for e, _ in encoded.values()):,} rows …")
+    return label(
+        teacher, task, encoded, wanted, place, facts, about=about, batch_tokens=spec.batch_tokens,
+        device=ground.device, progress=progress,
+    )  # fmt: skip
+
+
+def _judge(ground: Ground, say: Say) -> None:
+    """Say loudly what is wrong with the teacher, before training."""
+    encoded = ground.task.encode(ground.splits.validation, ground.processor)
+    logits = ground.teacher_logits(ground.splits.validation)
+    ground.warnings += judge_answers(logits, encoded.labels, ground.task)
+    ground.warnings += judge_normalisation(ground.processor, ground.task, encoded)
+    for warning in ground.warnings:
+        say(f"WARNING: {warning}")
+

@@ -1,0 +1,202 @@
+"""What a run is expected to take: disk, memory and time. Rough, from sizes alone; each says what it rests on."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from attar.plan.notes import Notes
+from attar.plan.result import Estimate, SignalsPlan
+from attar.plan.rows import RowsFound
+from attar.plan.student import StudentFound
+from attar.plan.teacher import TeacherFound, image_size, outputs_of
+from attar.recipe import Recipe
+from attar.recipe.teacher import LocalTeacherSpec
+
+_FLOAT = 4
+_STATE = 3
+"""Copies of the weights in a checkpoint: the weights and AdamW's two moments."""
+_FLOPS_PER_CORE = 2.5e10
+"""fp32 arithmetic a second and core that small models reach in PyTorch on a common CPU."""
+_STEP_OVERHEAD = 0.012
+"""Seconds that a training step takes whatever the model's size."""
+_PIECES_PER_WORD = 1.35
+_DEFAULT_TOKENS = 32.0
+_ACTIVATIONS = 16
+"""Values held a token, layer and unit of width while gradients are computed."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Counts that all estimates share; None where a count is not known."""
+
+    rows: int | None
+    all_rows: int | None
+    tokens: float
+    steps: int | None
+    checkpoints: int
+    models: int
+    """Students trained: the student itself and its controls."""
+
+
+def estimate(
+    recipe: Recipe,
+    teacher: TeacherFound,
+    student: StudentFound,
+    rows: RowsFound,
+    signals: SignalsPlan,
+    out: Path,
+    notes: Notes,
+) -> tuple[Estimate, ...]:
+    """Disk, memory and time of a run; problems where the disk or the memory cannot hold it."""
+    work = _work(recipe, rows)
+    disk = _disk(recipe, teacher, student, work, rows, signals, out)
+    memory = _memory(recipe, teacher, student, work)
+    if disk.value is not None and disk.available is not None and disk.value > disk.available:
+        notes.problem((), f"disk: the run is expected to write {disk}. Free some space, or choose another --out.")
+    if memory.value is not None and memory.available is not None and memory.value > memory.available:
+        notes.warn((), f"memory: {memory}. Lower training.batch_size or task.max_length if it runs out.")
+    return disk, memory, _time(recipe, teacher, student, work, signals)
+
+
+def _work(recipe: Recipe, rows: RowsFound) -> Work:
+    training = recipe.training
+    count = rows.training_rows
+    steps = (
+        None
+        if count is None
+        else math.ceil(training.epochs * math.ceil(count / (training.batch_size * training.accumulate)))
+    )
+    controls = 0 if rows.plan.labelled is False else int(training.control) + int(training.control_random)
+    return Work(
+        rows=count,
+        all_rows=rows.all_rows,
+        tokens=_tokens_of_a_row(recipe, rows),
+        steps=training.max_steps or steps,
+        checkpoints=max(training.checkpoints, 1),
+        models=1 + controls,
+    )
+
+
+def _tokens_of_a_row(recipe: Recipe, rows: RowsFound) -> float:
+    longest = getattr(recipe.task, "max_length", 1)
+    if image_size(recipe) is not None:
+        return 1.0
+    if not rows.texts:
+        return min(_DEFAULT_TOKENS, longest)
+    lengths = [min(2 + _PIECES_PER_WORD * len(text.split()), longest) for text in rows.texts]
+    return sum(lengths) / len(lengths)
+
+
+def _disk(
+    recipe: Recipe,
+    teacher: TeacherFound,
+    student: StudentFound,
+    work: Work,
+    rows: RowsFound,
+    signals: SignalsPlan,
+    out: Path,
+) -> Estimate:
+    here = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    free = float(shutil.disk_usage(here).free)
+    outputs = outputs_of(recipe, rows)
+    size = student.plan.params.likely
+    if size is None or outputs is None or work.all_rows is None:
+        return Estimate("disk", None, "bytes", "the student's size or the number of rows is not known yet", free)
+    hidden = sum(
+        teacher.plan.hidden or 0
+        for signal in signals.needed
+        if signal.startswith("hidden") and not signal.endswith(":none")
+    )
+    store = work.all_rows * (outputs + hidden) * _FLOAT if signals.mode == "store" else 0
+    checkpoints = size * _FLOAT * _STATE * min(work.checkpoints, 2) * work.models
+    folders = size * _FLOAT * work.models + sum(size * (_FLOAT if e.precision == "fp32" else 1) for e in recipe.export)
+    fitted = _fits(recipe) * (teacher.plan.bytes or 0)
+    parts = {"signals": store, "checkpoints": checkpoints, "models": folders + fitted}
+    basis = ", ".join(f"{name} {part / 1e6:.0f} MB" for name, part in parts.items())
+    return Estimate("disk", float(store + checkpoints + folders + fitted), "bytes", basis, free)
+
+
+def _fits(recipe: Recipe) -> bool:
+    return isinstance(recipe.teacher, LocalTeacherSpec) and recipe.teacher.fit != "none"
+
+
+def _memory(recipe: Recipe, teacher: TeacherFound, student: StudentFound, work: Work) -> Estimate:
+    if recipe.training.device not in ("auto", "cpu"):
+        return Estimate("memory", None, "bytes", f"the memory of {recipe.training.device} is not looked at")
+    size = student.plan.params.likely
+    theirs = teacher.plan.params.likely
+    if size is None or (theirs is None and teacher.offers is None):
+        return Estimate("memory", None, "bytes", "a model's size is not known yet", _free_memory())
+    fits = isinstance(recipe.teacher, LocalTeacherSpec) and recipe.teacher.fit == "full"
+    training = size * _FLOAT * (_STATE + 1)
+    teaching = (theirs or 0) * _FLOAT * (_STATE + 1 if fits else 1)
+    active = max(
+        _activations(recipe.training.batch_size, work.tokens, student.plan.layers, student.plan.hidden),
+        _activations(recipe.teacher.fitting.batch_size, work.tokens, teacher.plan.layers, teacher.plan.hidden)
+        if fits and isinstance(recipe.teacher, LocalTeacherSpec)
+        else 0.0,
+    )
+    basis = "weights, gradients, AdamW's moments and activations; Python and PyTorch take about 0.7 GB besides"
+    return Estimate("memory", training + teaching + active, "bytes", basis, _free_memory())
+
+
+def _activations(batch: int, tokens: float, layers: int | None, hidden: int | None) -> float:
+    return batch * tokens * (layers or 1) * (hidden or 1) * _ACTIVATIONS * _FLOAT
+
+
+def _free_memory() -> float | None:
+    """Bytes that a process may still take, where the system tells."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return float(line.split()[1]) * 1024
+    except OSError:
+        return None
+    return None
+
+
+def _time(recipe: Recipe, teacher: TeacherFound, student: StudentFound, work: Work, signals: SignalsPlan) -> Estimate:
+    device = recipe.training.device
+    if device not in ("auto", "cpu") or (device == "auto" and Path("/proc/driver/nvidia/version").exists()):
+        return Estimate("time", None, "seconds", "only CPU time is estimated before work begins")
+    if student.count is None or work.steps is None or work.rows is None or work.all_rows is None:
+        return Estimate("time", None, "seconds", "the student's arithmetic or the number of rows is not known yet")
+    live = signals.mode in ("live", "store")
+    if live and teacher.count is None:
+        return Estimate("time", None, "seconds", "the teacher's arithmetic is not known yet")
+    cores = (
+        recipe.training.threads or len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1
+    )
+    speed = _FLOPS_PER_CORE * cores
+    batch = recipe.training.batch_size * recipe.training.accumulate
+    theirs = 0.0 if teacher.count is None else teacher.count.flops(work.tokens)
+    step = max(3 * student.count.flops(work.tokens) * batch / speed, _STEP_OVERHEAD)
+    total = work.steps * step * work.models
+    total += (
+        (work.steps * batch if signals.mode == "live" else work.all_rows if signals.mode == "store" else 0)
+        * theirs
+        / speed
+    )
+    total += _fitting(recipe, work, theirs, speed)
+    machine = f"{cores} cores at {_FLOPS_PER_CORE / 1e9:g} GFLOP/s each"
+    basis = f"{work.steps:,} steps, {work.models} students, {machine}; within a factor of 3"
+    return Estimate("time", total, "seconds", basis)
+
+
+def _fitting(recipe: Recipe, work: Work, flops: float, speed: float) -> float:
+    """Seconds that fitting the teacher takes: passes over the training rows, thrice the arithmetic where it learns."""
+    if not isinstance(recipe.teacher, LocalTeacherSpec) or recipe.teacher.fit == "none" or work.rows is None:
+        return 0.0
+    transfer = sum(getattr(spec, "rows", 0) or 0 for spec in recipe.data.transfer)
+    train = max(work.rows - transfer, 0)
+    if recipe.teacher.fit == "probe":
+        return train * flops / speed
+    fitting = recipe.teacher.fitting
+    steps = fitting.epochs * math.ceil(train / fitting.batch_size)
+    return steps * max(3 * flops * fitting.batch_size / speed, _STEP_OVERHEAD)

@@ -1,0 +1,95 @@
+"""Training, export and metric settings against the task and the machine's packages."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from attar.errors import MissingExtra
+from attar.plan.notes import Notes
+from attar.plan.rows import RowsFound, problem_of
+from attar.plan.teacher import TeacherFound, image_size
+from attar.plan.transformers_source import training_fields
+from attar.recipe import Recipe
+from attar.recipe.names import PLAIN_NAMES
+from attar.recipe.nearest import did_you_mean
+from attar.recipe.places import Path
+from attar.recipe.teacher import LocalTeacherSpec
+
+_NUMBERS = ("pearson", "spearman")
+
+
+def check_settings(recipe: Recipe, teacher: TeacherFound, rows: RowsFound, notes: Notes) -> None:
+    """Settings that are well formed, but do not fit the task or this machine."""
+    _metric(recipe, notes)
+    _regularisers(recipe, notes)
+    _extra(recipe.training.extra, notes)
+    _packages(recipe, teacher, notes)
+    training = recipe.training
+    if training.precision == "fp16" and training.device == "cpu":
+        notes.problem(
+            ("training", "precision"), '"fp16" needs a GPU, but training.device is cpu. Allowed there: fp32, bf16.'
+        )
+    if rows.plan.labelled is False and recipe.budget.min_retention is not None:
+        notes.problem(("budget", "min_retention"), "retention needs labels, and the data has none. Remove this line.")
+    if training.control_random and not training.control:
+        notes.warn(
+            ("training", "control_random"), "it is a second line beside the control, and training.control is off."
+        )
+
+
+def _metric(recipe: Recipe, notes: Notes) -> None:
+    metric, problem = recipe.task.metric, problem_of(recipe.task)
+    if metric != "auto" and (metric in _NUMBERS) != (problem == "regression"):
+        allowed = "pearson, spearman" if problem == "regression" else "accuracy, macro_f1, micro_f1"
+        notes.problem(("task", "metric"), f'"{metric}" does not fit task.problem: {problem}. Allowed: auto, {allowed}.')
+
+
+def _regularisers(recipe: Recipe, notes: Notes) -> None:
+    training, is_text = recipe.training, image_size(recipe) is None
+    if training.mixup > 0:
+        path: Path = ("training", "mixup")
+        if is_text:
+            notes.problem(path, "mixup mixes images, but the task is on texts. Remove it; token_dropout is for texts.")
+        elif not isinstance(recipe.teacher, LocalTeacherSpec) or recipe.teacher.signals == "store":
+            notes.problem(
+                path,
+                "the teacher must see each mixed image, a store cannot. Use teacher.kind: local with signals: live.",
+            )
+    if training.token_dropout > 0 and not is_text:
+        notes.problem(
+            ("training", "token_dropout"),
+            "it hides tokens of texts, but the task is on images. Remove it; mixup is for images.",
+        )
+
+
+def _extra(extra: dict[str, Any], notes: Notes) -> None:
+    """Keys of `training.extra` against the fields of TrainingArguments, and those that have a plain name here."""
+    fields = training_fields()
+    for name, value in extra.items():
+        path: Path = ("training", "extra", name)
+        plain = PLAIN_NAMES.get(name)
+        if plain is not None:
+            notes.problem(path, f"attar sets {name} itself. Use {plain} instead.")
+        elif fields is not None and name not in fields:
+            notes.problem(path, f"TrainingArguments has no such field.{did_you_mean(name, fields)}")
+        elif fields is not None and fields[name] == "bool" and not isinstance(value, bool):
+            shown = f'"{value}"' if isinstance(value, str) else value
+            notes.problem(path, f"{shown} is not allowed. Allowed: true or false.")
+
+
+def _packages(recipe: Recipe, teacher: TeacherFound, notes: Notes) -> None:
+    """Optional packages that the run will need."""
+    wanted: list[tuple[Path, str, str, str]] = []
+    for number, _ in enumerate(recipe.export):
+        for package in ("onnx", "onnxruntime", "onnxscript"):
+            wanted.append((("export", number, "kind"), package, "onnx", "export to ONNX"))
+    if teacher.checkpoint is not None and teacher.checkpoint.is_timm:
+        wanted.append((("teacher", "model"), "timm", "vision", "a timm model"))
+    if recipe.training.tensorboard:
+        wanted.append((("training", "tensorboard"), "tensorboard", "tensorboard", "TensorBoard"))
+    told: set[str] = set()
+    for path, package, extra, purpose in wanted:
+        if package not in told and importlib.util.find_spec(package) is None:
+            told.add(package)
+            notes.problem(path, str(MissingExtra(package, extra, purpose)))

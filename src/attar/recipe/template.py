@@ -1,0 +1,149 @@
+"""The commented recipe that `attar init` writes: one for texts, one for images. Every line of it is valid."""
+
+from __future__ import annotations
+
+from attar.errors import RecipeError
+from attar.recipe.nearest import did_you_mean, listed
+
+_TEXT = """\
+# A recipe for attar: a teacher, data and a budget become a small student that you can ship.
+#   attar check recipe.yaml        every problem, and the plan, in under a second
+#   attar distill recipe.yaml      the run; the same command again resumes it
+# Lines behind a # show options with their defaults. `attar init --schema` writes a JSON schema for your editor.
+name: my-student
+
+task:
+  kind: text_classification
+  text: text                 # column with the text
+  # text_pair: text_2        # column with the second text of a pair
+  label: label               # column with the label
+  # problem: single_label    # or multi_label, regression
+  # labels: [no, yes]        # names in the order of their ids; default: from the data
+  max_length: 128            # longest input in tokens
+
+teacher:
+  kind: local
+  model: sentence-transformers/all-MiniLM-L6-v2   # Hub name, folder, or package:NAME/PATH
+  fit: probe                 # none: it has a head; probe: frozen features and a fitted head; full: fine-tune it
+  # label_map: {POS: positive}   # with fit none, where its label names differ from the data's
+  # trust_remote_code: false # run Python code that comes with the model
+  licence: apache-2.0
+
+data:
+  source: PolyAI/banking77   # Hub name; parquet, CSV or JSONL file; folder of such files named by split
+  # splits: {train: train, test: test}   # validation is cut from train where it is absent
+  # max_train_rows: 5000
+  transfer:                  # more inputs, labelled by the teacher
+    - {kind: augment_text, rows: 10000, splice: 0.5, drop: 0.1, swap: 0.1}
+    # - {kind: unlabelled, source: my_texts.csv}
+
+student:
+  kind: from_teacher         # or from_config (any Transformers configuration), pretrained
+  layers: 2                  # how many, or which: [0, 5]
+  hidden_size: 128           # embeddings are projected by PCA
+  vocabulary: {keep: used}   # tokens that the data uses, plus a fallback; or all
+
+objectives:                  # a weighted sum; kinds: forward_kl, reverse_kl, jsd, logit_mse, hidden, hard_labels
+  - {kind: forward_kl, temperature: 2.0}
+  - {kind: hidden, distance: cosine, layers: last, pool: mean}
+
+training:
+  epochs: 10
+  batch_size: 32
+  learning_rate: 1e-3
+  # token_dropout: 0.1       # share of the student's tokens hidden in each step
+  # device: auto
+  # extra: {dataloader_num_workers: 2}   # any other field of transformers.TrainingArguments
+
+budget:                      # checked before work where possible; a missed one gives exit code 3
+  max_params: 10%            # a number, or a share of the teacher's
+  min_retention: 0.95        # test metric over the teacher's
+  # max_bytes: 5%
+  # max_latency_ms: 5
+
+export:
+  - {kind: onnx, precision: int8}
+
+# policy:                    # where the teacher's terms are unknown or forbid it: record why you may
+#   decision: allow
+#   reason: our own model
+#   decided_by: me
+
+report:
+  examples: on               # off for private data
+"""
+
+_IMAGE = """\
+# A recipe for attar: a teacher, data and a budget become a small student that you can ship.
+#   attar check recipe.yaml        every problem, and the plan, in under a second
+#   attar distill recipe.yaml      the run; the same command again resumes it
+# Lines behind a # show options with their defaults. `attar init --schema` writes a JSON schema for your editor.
+name: my-student
+
+task:
+  kind: image_classification
+  image: image               # column with the image
+  label: label               # column with the label
+  image_size: 16             # images are resized to this many pixels a side
+  # mean: [0.5, 0.5, 0.5]    # of each channel, after scaling to 0..1
+  # std: [0.5, 0.5, 0.5]
+
+teacher:
+  kind: local
+  config:                    # an untrained model; or `model:` with a Hub name, a folder or timm:NAME
+    model_type: resnet
+    layer_type: basic
+    embedding_size: 32
+    hidden_sizes: [32, 64, 128]
+    depths: [1, 2, 2]
+  fit: full                  # none: it has a head; probe: frozen features and a fitted head; full: fine-tune it
+  fitting: {epochs: 15, batch_size: 64, learning_rate: 3e-3, schedule: cosine}
+
+data:
+  source: digits             # scikit-learn's; or a Hub name, a folder SPLIT/LABEL/*.png, a parquet file
+  transfer:                  # more inputs, labelled by the teacher
+    - {kind: augment_image, rows: 3000, rotate: 10, shift: 0.08, scale: 0.1}
+    # - {kind: unlabelled, source: my_images}
+
+student:
+  kind: from_config          # any Transformers configuration; or from_teacher (ViT), pretrained
+  config:
+    model_type: resnet
+    layer_type: basic
+    embedding_size: 12
+    hidden_sizes: [12, 24, 40]
+    depths: [1, 1, 1]
+
+objectives:                  # a weighted sum; kinds: forward_kl, reverse_kl, jsd, logit_mse, hidden, hard_labels
+  - {kind: forward_kl, temperature: 2.0}
+  - {kind: hidden, distance: cosine, layers: last, pool: mean}
+
+training:
+  epochs: 15
+  batch_size: 64
+  learning_rate: 5e-3
+  # mixup: 0.2               # the teacher is asked live and sees the mixed images
+  # device: auto
+  # extra: {dataloader_num_workers: 2}   # any other field of transformers.TrainingArguments
+
+budget:                      # checked before work where possible; a missed one gives exit code 3
+  max_params: 10%            # a number, or a share of the teacher's
+  min_retention: 0.95        # test metric over the teacher's
+
+export:
+  - {kind: onnx, precision: int8}
+
+report:
+  examples: on               # off for private data
+"""
+
+TEMPLATES = {"text_classification": _TEXT, "image_classification": _IMAGE}
+
+
+def template(task: str) -> str:
+    """The commented recipe for a task's kind. Raises RecipeError for an unknown one."""
+    if task not in TEMPLATES:
+        raise RecipeError(
+            f'--task: "{task}" is not a task.{did_you_mean(task, TEMPLATES)} Allowed: {listed(TEMPLATES)}.'
+        )
+    return TEMPLATES[task]

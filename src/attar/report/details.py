@@ -1,0 +1,178 @@
+"""The report for engineers: training, calibration, seeds, parity of the exports."""
+
+from __future__ import annotations
+
+from attar.facts import RunFacts, TrainingFacts
+from attar.report import numbers as say
+from attar.report.figures import Line, Role, figure, key, lines, reliability
+from attar.report.headline import artifact_name
+from attar.report.markup import Child, Column, Html, definition_list, table, tag
+from attar.report.overview import NONE, value_of
+
+_PANELS = 6
+_NO_CURVE = {"step", "epoch", "learning_rate", "grad_norm", "seconds", "rows_per_second"}
+_ROLES: dict[str, tuple[Role, str]] = {
+    "student": ("student", "student"),
+    "control": ("control", "control"),
+    "control_random": ("other", "control, random start"),
+}
+
+
+def training(run: RunFacts) -> Html | None:
+    """How student and controls learned."""
+    if not run.training:
+        return None
+    names = list(dict.fromkeys(k for t in run.training.values() for p in t.curve for k in p if k not in _NO_CURVE))
+    names.sort(key=lambda name: (not name.startswith("validation"), name != "loss"))
+    panels: list[Html] = []
+    for name in names[:_PANELS]:
+        title = _curve_title(name, run.quality.metric)
+        written = _written(name, run.quality.metric)
+        series = [Line(_ROLES[m][1], _ROLES[m][0], _points(t, name)) for m, t in run.training.items() if m in _ROLES]
+        panels.append(figure(title, lines(title, [s for s in series if s.points], written, "step")))
+    facts: list[tuple[str, Child]] = []
+    for model, found in run.training.items():
+        speed = f"{say.count(found.rows_per_second)} rows a second"
+        kept = f"weights of step {say.count(found.best_step)}"
+        amount = (
+            f"{say.count(found.steps)} steps, {found.epochs:g} epochs, {say.seconds(found.seconds)}, {speed}, {kept}"
+        )
+        facts.append((_ROLES.get(model, ("other", model))[1].capitalize(), amount))
+    initial = run.training["student"].initial if "student" in run.training else {}
+    if initial:
+        facts.append(("Start of the student", "; ".join(f"{k.replace('_', ' ')}: {v}" for k, v in initial.items())))
+    shown = [_ROLES[m] for m in run.training if m in _ROLES]
+    return tag(
+        "section",
+        tag("h2", "Training"),
+        tag("div", panels, class_="quartet" if len(panels) == 4 else "trio") if panels else None,
+        key(shown) if panels else None,
+        definition_list(facts),
+        tag(
+            "p",
+            "Student and control minimise different sums, so their losses do not compare; the metric does.",
+            class_="note",
+        )
+        if len(shown) > 1
+        else None,
+        id="training",
+    )
+
+
+def calibration(run: RunFacts) -> Html | None:
+    """Whether confidence can be believed, before and after the fitted temperature."""
+    found = run.evaluation.calibration
+    if found is None:
+        return None
+    order: list[tuple[str, Role, str]] = [
+        ("teacher", "teacher", "Teacher"),
+        ("control", "control", "Control"),
+        ("student", "student", "Student as trained"),
+        ("student_calibrated", "student", "Student, calibrated"),
+    ]
+    panels = [
+        figure(
+            label, reliability(f"Reliability, {label}", role, found.bins[name]), f"ECE {say.percent(found.ece[name])}"
+        )
+        for name, role, label in order
+        if name in found.bins and name in found.ece
+    ]
+    before, after = found.ece.get("student"), found.ece.get("student_calibrated")
+    change = ""
+    if before is not None and after is not None:
+        change = f" It moves the student\u2019s error from {say.percent(before)} to {say.percent(after)}."
+    return tag(
+        "section",
+        tag("h2", "Calibration"),
+        tag(
+            "p",
+            "How far confidence is from accuracy: the expected calibration error (ECE) over 15 bins of equal mass, on "
+            f"test. The temperature {say.decimals(found.temperature, 2)} was fitted on validation and travels with the "
+            f"exports.{change}",
+        ),
+        tag("div", panels, class_="quartet"),
+        id="calibration",
+    )
+
+
+def seeds(run: RunFacts) -> Html | None:
+    """Every seed of several."""
+    if len(run.seeds) < 2:
+        return None
+    metric = run.quality.metric
+    files = list(dict.fromkeys(name for s in run.seeds for name in s.artifacts))
+    names = [
+        "Seed",
+        say.metric_name(metric).capitalize(),
+        "Control",
+        "Of the teacher",
+        "Agreement",
+        "Validation",
+        *files,
+    ]
+    rows: list[list[Child]] = [
+        [
+            str(s.seed),
+            value_of(metric, s.student),
+            value_of(metric, s.control),
+            say.percent(s.retention) if s.retention is not None else NONE,
+            say.percent(s.agreement),
+            value_of(metric, s.validation),
+            *(value_of(metric, s.artifacts.get(name)) for name in files),
+        ]
+        for s in run.seeds
+    ]
+    note = "Sizes, latency and exported files in the other sections are those of the first seed."
+    inner = table("Results by training seed", [Column(n) for n in names], rows, hide=True)
+    return tag("section", tag("h2", f"{len(run.seeds)} seeds"), inner, tag("p", note, class_="note"), id="seeds")
+
+
+def parity(run: RunFacts) -> Html | None:
+    """How each exported file answers against the checkpoint."""
+    if not run.artifacts:
+        return None
+    names = ["File", "Answers equal", "Largest logit difference", "Mean divergence, nats", "Rows"]
+    columns = [Column(n, numeric=i > 0) for i, n in enumerate(names)] + [Column("Path", numeric=False)]
+    rows: list[list[Child]] = []
+    for a in run.artifacts:
+        p = a.parity
+        rows.append(
+            [
+                [artifact_name(a), tag("span", a.runtime, class_="note")],
+                [say.percent(p.agreement, 2), _bound("\u2265", p.bound_agreement, lambda v: say.percent(v))],
+                [f"{p.max_abs:.2g}", _bound("\u2264", p.bound_max_abs, lambda v: f"{v:g}")],
+                f"{p.kl:.2g}" if p.kl is not None else NONE,
+                say.count(p.n),
+                [tag("code", a.path), tag("span", f"sha256 {a.sha256[:16]}", class_="note")],
+            ]
+        )
+    return tag(
+        "section",
+        tag("h2", "Exported files"),
+        tag(
+            "p",
+            "Each file was loaded into its own runtime and asked the same rows as the checkpoint that it came from.",
+        ),
+        table("Parity of exported files with the checkpoint", columns, rows, hide=True),
+        id="exports",
+    )
+
+
+def _bound(sign: str, bound: float | None, written: say.Written) -> Html | None:
+    return None if bound is None else tag("span", f"bound {sign} {written(bound)}", class_="note")
+
+
+def _points(found: TrainingFacts, name: str) -> list[tuple[float, float]]:
+    return [(p.get("step", float(i)), p[name]) for i, p in enumerate(found.curve) if name in p]
+
+
+def _curve_title(name: str, metric: str) -> str:
+    if name.startswith("validation"):
+        return f"{say.metric_name(metric).capitalize()} on validation"
+    return "Loss" if name == "loss" else f"Term {name}"
+
+
+def _written(name: str, metric: str) -> say.Written:
+    if name.startswith("validation"):
+        return lambda value: say.quality(metric, value)
+    return lambda value: f"{value:.3g}"

@@ -1,0 +1,90 @@
+"""`attar push`: the student, its exports, its card and its report to a Hugging Face repository, in one commit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attar.errors import AttarError, PolicyError
+from attar.facts import PolicyFacts
+from attar.report.card import model_card
+from attar.report.load import load_run
+from attar.storage import atomic_write
+
+_CARD = "README.md"
+
+
+def push(
+    run_folder: Path, repo_id: str, *, private: bool = False, token: str | None = None, endpoint: str | None = None
+) -> str:
+    """Create the repository if it is absent, commit the run's files to it, and return its address.
+
+    `student/` becomes the root of the repository, so that `pipeline(model=repo_id)` works; `export/`, `report.html` and
+    `run.json` lie beside it. `token`: absent, the one that `hf auth login` has stored. `endpoint`: another Hub.
+    Raises PolicyError where the teacher's terms forbid it, AttarError where files are missing or the Hub refuses.
+    """
+    run = load_run(run_folder)
+    require_pushable(run.policy, repo_id)
+    student = run_folder / "student"
+    if not (student / "config.json").is_file():
+        raise AttarError(
+            f"{student}: no student here. Did the run finish? `attar distill` with the same recipe resumes."
+        )
+    if not (student / _CARD).is_file():
+        atomic_write(student / _CARD, model_card(run))
+    return _commit(repo_id, _files(run_folder), private, token, endpoint)
+
+
+def require_pushable(policy: PolicyFacts, repo_id: str) -> None:
+    """Go on, or raise PolicyError: not to be distributed, not decided, or a name without its prefix."""
+    if policy.decision != "allow":
+        raise PolicyError(f"push: the policy's decision for {policy.teacher} is `{policy.decision}`: {policy.reason}")
+    if not policy.distribute:
+        raise PolicyError(
+            f'push: row "{policy.rule}" of the policy table: {policy.reason} Nothing was uploaded. If you may distribute '
+            "the student, record `policy.decision: allow` with the reason in the recipe, and run it again."
+        )
+    prefix, name = policy.student_name_prefix, repo_id.rpartition("/")[2]
+    if prefix is not None and not name.startswith(prefix):
+        owner = f"{repo_id.rpartition('/')[0]}/" if "/" in repo_id else ""
+        raise PolicyError(
+            f'push: "{repo_id}": by the terms of {policy.teacher} the student\'s name begins with "{prefix}". '
+            f"Nothing was uploaded. Use for example {owner}{prefix}-{name}."
+        )
+
+
+def _files(run_folder: Path) -> dict[str, Path]:
+    """Path in the repository -> file, hidden and unfinished files left out."""
+    files = {path.relative_to(run_folder / "student"): path for path in (run_folder / "student").rglob("*")}
+    files |= {path.relative_to(run_folder): path for path in (run_folder / "export").rglob("*")}
+    files |= {Path(name): run_folder / name for name in ("report.html", "run.json")}
+    return {
+        inner.as_posix(): path
+        for inner, path in sorted(files.items())
+        if path.is_file() and not any(part.startswith(".") for part in inner.parts) and path.suffix != ".refused"
+    }
+
+
+def _commit(repo_id: str, files: dict[str, Path], private: bool, token: str | None, endpoint: str | None) -> str:
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    api = HfApi(endpoint=endpoint, token=token)
+    operations = [CommitOperationAdd(path_in_repo=inner, path_or_fileobj=path) for inner, path in files.items()]
+    try:
+        address = api.create_repo(repo_id, private=private, exist_ok=True)
+        api.create_commit(repo_id, operations, commit_message="Distilled with attar")
+    except HFValidationError as error:
+        raise AttarError(f'push: "{repo_id}" is not a repository\'s name: {error}') from None
+    except OfflineModeIsEnabled:
+        raise AttarError("push: HF_HUB_OFFLINE is set, so the Hub cannot be reached. Unset it and try again.") from None
+    except LocalTokenNotFoundError:
+        raise AttarError("push: no token. Log in with `hf auth login`, or set HF_TOKEN.") from None
+    except HfHubHTTPError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise AttarError(
+            f"push: the Hub refused ({reason}). Check the repository's name and that your token may write to it "
+            "(`hf auth login`, or HF_TOKEN)."
+        ) from error
+    except OSError as error:
+        raise AttarError(f"push: the Hub cannot be reached ({error}). Nothing was committed; try again.") from error
+    return str(address)

@@ -1,0 +1,207 @@
+"""One seed of a run: student and control are trained, answer validation and test once, and the student is exported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+from torch import nn
+
+from attar.answers import agreement
+from attar.evaluation.calibration import fit_temperature
+from attar.evaluation.evaluate import score_artifact
+from attar.evaluation.metrics import score
+from attar.evaluation.predict import predict_logits
+from attar.export.onnx import export_and_check, trace_rows
+from attar.facts import ArtifactFacts, TrainingFacts
+from attar.hashing import hash_value
+from attar.ground import Ground, Objective, Progress
+from attar.recipe.objectives import HardLabelsSpec
+from attar.recipe.outcome import ExportSpec
+from attar.signals import Wanted
+from attar.stages import Stages
+from attar.storage import atomic_folder, atomic_write
+from attar.students.build import save_student
+from attar.tasks.base import Encoded, Processor
+from attar.training.rows import LiveTeacher, TrainingRows
+from attar.training.train import train
+
+Role = Literal["student", "control", "control_random"]
+
+
+class Answers(BaseModel):
+    """What the `answers` stage found besides the logits in its file."""
+
+    temperature: float
+    """Of the student's logits, fitted on validation."""
+
+
+@dataclass
+class Seed:
+    """One finished seed."""
+
+    seed: int
+    folder: Path
+    training: dict[Role, TrainingFacts]
+    validation: dict[str, np.ndarray]
+    """Logits [N, C] by role."""
+    test: dict[str, np.ndarray]
+    temperature: float
+    artifacts: list[ArtifactFacts]
+
+
+def run_seed(ground: Ground, seed: int, folder: Path, stages: Stages, progress: Progress) -> Seed:
+    """Carry one seed from birth to exported files, below `folder`."""
+    training = {role: _train(ground, role, seed, folder, stages, progress) for role in roles(ground)}
+    key = [stages.key_of(f"{seed}/{role}") for role in training] + [ground.splits.hash]
+    file = folder / "checkpoints" / "answers.npz"
+    found = stages.run(
+        f"{seed}/answers", key, [file], Answers, lambda: _answer(ground, list(training), folder, file)
+    )
+    with np.load(file) as arrays:
+        logits = {name: arrays[name] for name in arrays.files}
+    split = {part: {n.split("/")[1]: v for n, v in logits.items() if n.startswith(part)} for part in ("validation", "test")}
+    artifacts = [
+        _export(ground, spec, seed, folder, found.temperature, split, stages) for spec in ground.recipe.export
+    ]
+    return Seed(seed, folder, training, split["validation"], split["test"], found.temperature, artifacts)
+
+
+def roles(ground: Ground) -> list[Role]:
+    """Who is trained: the student, and where there are labels its controls."""
+    spec = ground.recipe.training
+    controls: list[Role] = ["control"] * spec.control + ["control_random"] * spec.control_random
+    return ["student", *(controls if ground.splits.labelled else [])]
+
+
+def _train(
+    ground: Ground, role: Role, seed: int, folder: Path, stages: Stages, progress: Progress
+) -> TrainingFacts:
+    """The control is the student's recipe with the labels as its only objective; nothing else differs."""
+    recipe = ground.recipe
+    objectives: Sequence[Objective] = (
+        ground.objectives if role == "student" else (HardLabelsSpec(kind="hard_labels", weight=1.0),)
+    )
+    spec = recipe.training.model_copy(update={"seed": seed})
+    shaped_by: list[Any] = [
+        recipe.student.model_dump(mode="json"),
+        [o.model_dump(mode="json") if isinstance(o, BaseModel) else repr(o) for o in objectives],
+        spec.model_dump(mode="json", exclude={"control", "control_random", "tensorboard"}),
+        recipe.task.model_dump(mode="json"),
+        [ground.splits.hash, ground.signals_key, role],
+    ]
+
+    def work() -> TrainingFacts:
+        student = ground.student(seed, "random" if role == "control_random" else "recipe")
+        terms = ground.terms(student, objectives, seed)
+        rows = ground.rows
+        encoded = ground.task.encode(rows, student.processor)
+        needs = terms.needs_teacher
+        live = ground.live and needs
+        checkpoints = folder / "checkpoints" / role
+        facts = train(
+            student.model,
+            terms,
+            ground.task,
+            TrainingRows(
+                student=encoded,
+                processor=student.processor,
+                signals=ground.reader(rows, terms.wanted_teacher) if needs and not live else None,
+                live=_live(ground, terms.wanted_teacher) if live else None,
+            ),
+            spec,
+            checkpoints,
+            key=hash_value(shaped_by),
+            evaluate=_scorer(ground, student.processor),
+            progress=progress,
+            log=folder / "log.jsonl",
+            phase=role,
+        )
+        with atomic_folder(folder / role) as place:
+            save_student(student.model.cpu(), student.processor, place)
+        initial = {**student.initial, "layer_pairs": {n: [list(p) for p in v] for n, v in terms.layer_pairs.items()}}
+        return facts.model_copy(update={"initial": initial})
+
+    return stages.run(f"{seed}/{role}", shaped_by, [folder / role / "model.safetensors"], TrainingFacts, work)
+
+
+def _live(ground: Ground, wanted: Wanted) -> LiveTeacher:
+    assert ground.teacher is not None, "live signals need a model"
+    return LiveTeacher(
+        model=ground.teacher.model,
+        encoded=ground.task.encode(ground.rows, ground.processor),
+        processor=ground.processor,
+        wanted=ground.teacher.resolve(wanted),
+    )
+
+
+def _scorer(ground: Ground, processor: Processor) -> Any:
+    """A function from a model to its quality on validation: the metric, or without labels agreement with the teacher."""
+    task, rows = ground.task, ground.splits.validation
+    encoded = task.encode(rows, processor)
+    teacher = None if ground.splits.labelled else ground.teacher_logits(rows)
+
+    def evaluate(model: nn.Module) -> float:
+        logits = predict_logits(model, task, encoded, processor, device=ground.device)
+        if teacher is not None:
+            return agreement(logits, teacher, task.problem)
+        return score(task.metric, logits, encoded.labels, task.problem)
+
+    return evaluate
+
+
+def _answer(ground: Ground, trained: Sequence[Role], folder: Path, file: Path) -> Answers:
+    """Ask every trained model for validation and test, the latter this once, and fit the student's temperature."""
+    task = ground.task
+    logits: dict[str, np.ndarray] = {}
+    labels = np.empty(0)
+    for role in trained:
+        model, processor = ground.load(folder / role)
+        for part, rows in (("validation", ground.splits.validation), ("test", ground.splits.test)):
+            encoded = task.encode(rows, processor)
+            logits[f"{part}/{role}"] = predict_logits(model, task, encoded, processor)
+            labels = encoded.labels if part == "validation" else labels
+    buffer = BytesIO()
+    np.savez(buffer, **logits)  # pyright: ignore[reportArgumentType]  # names hold a slash, no keyword of savez does
+    atomic_write(file, buffer.getvalue())
+    labelled = ground.splits.labelled and task.problem != "regression"
+    return Answers(temperature=fit_temperature(logits["validation/student"], labels, task.problem) if labelled else 1.0)
+
+
+def _export(
+    ground: Ground, spec: ExportSpec, seed: int, folder: Path, temperature: float,
+    logits: dict[str, dict[str, np.ndarray]], stages: Stages,
+) -> ArtifactFacts:  # fmt: skip
+    out = folder / "export" / f"{spec.kind}-{spec.precision}"
+    name = f"{seed}/{spec.kind}-{spec.precision}"
+    key = [spec.model_dump(mode="json"), stages.key_of(f"{seed}/student"), temperature, ground.splits.hash]
+
+    def work() -> ArtifactFacts:
+        task, splits = ground.task, ground.splits
+        model, processor = ground.load(folder / "student")
+        encoded: list[Encoded] = [task.encode(r, processor) for r in (splits.train, splits.validation, splits.test)]
+        made = export_and_check(
+            model, task, processor, out, spec, calibration=encoded[0], parity=encoded[1],
+            parity_logits=logits["validation"]["student"], test=encoded[2], temperature=temperature, root=ground.out,
+            graph=trace_rows(model, task, processor, encoded[0], spec.opset),
+        )  # fmt: skip
+        scores = score_artifact(
+            task, made.logits, ground.teacher_logits(splits.test), encoded[2].labels, ground.recipe.report
+        )
+        return made.facts.model_copy(update=scores._asdict())
+
+    return stages.run(name, key, [out], ArtifactFacts, work)
+
+
+def limit_threads(count: int | None) -> int:
+    """Use `count` CPU threads from now on (None: leave as is); returns how many were used before."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    return before

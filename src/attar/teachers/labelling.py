@@ -1,0 +1,109 @@
+"""Labelling: ask a teacher once for every row and keep its signals in a store.
+
+Rows are sorted by length and batched by tokens, so that little is padding. Work is cut into shards; each is written
+whole, then listed in the manifest. A killed run loses one shard at most, and the next run makes only what is missing,
+with the same rows in the same batches, hence the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attar.hashing import hash_bytes
+from attar.signals import Wanted
+from attar.tasks.base import Encoded, Task
+from attar.teachers.local import LocalTeacher
+from attar.teachers.scoring import Progress, check_classes, row_costs, score_rows
+from attar.teachers.shards import write_shard
+from attar.teachers.store import MANIFEST, Manifest, Store, offers_of, open_store
+
+_LEAST_ROWS, _MOST_SHARDS = 2048, 256
+
+
+def label(
+    teacher: LocalTeacher,
+    task: Task,
+    encoded_by_split: Mapping[str, tuple[Encoded, Sequence[str]]],
+    wanted: Wanted,
+    store: Path,
+    key_facts: Mapping[str, Any],
+    *,
+    about: Mapping[str, Any] | None = None,
+    batch_tokens: int = 8192,
+    shard_rows: int | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Store:
+    """Make sure that the store below `store` holds the wanted signals of all rows, and open it.
+
+    `encoded_by_split`: rows as the teacher reads them, with their content keys; equal rows are asked once.
+    `key_facts`: JSON-able; all that shapes a signal besides the row. `about`: for people; shapes
+    nothing. `shard_rows` None: 2,048, or more where that would make more than 256 shards. Batches hold at most
+    `batch_tokens` tokens (images: thousands of pixels), padding included.
+
+    Raises TeacherError where the teacher gives NaN or infinity, or lacks a wanted layer; StoreError where shards that
+    are there are damaged; StorageError where the disk is full or read-only.
+    """
+    wanted = teacher.resolve(wanted)
+    manifest = Manifest(dict(key_facts), offers_of(wanted), task.labels, dict(about or {}))
+    folder = store / "signals" / manifest.key
+    here: Store | None = None
+    if (folder / MANIFEST).is_file():
+        here = open_store(folder)
+        manifest = here.manifest
+    work = _work(encoded_by_split, here, shard_rows)
+    total, done = sum(len(rows) for _, rows in work), 0
+    teacher.model.to(device)
+
+    def tell(rows: int) -> None:
+        nonlocal done
+        done += rows
+        if progress is not None:
+            progress("asking the teacher", done, total)
+
+    for split, rows in work:
+        encoded, keys = encoded_by_split[split]
+        signals = score_rows(
+            teacher.model,
+            task,
+            encoded,
+            teacher.processor,
+            wanted,
+            batch_tokens=batch_tokens,
+            device=device,
+            split=split,
+            rows=rows,
+            progress=tell,
+        )
+        if wanted.logits:
+            check_classes(signals["logits"], task, teacher.source.name)
+        chosen = [keys[int(row)] for row in rows]
+        name = f"{hash_bytes(*(key.encode() for key in chosen))}.safetensors"
+        manifest.shards.append(write_shard(folder, name, chosen, signals))
+        manifest.widths = {name: value.shape[1] for name, value in signals.items()}
+        manifest.write(folder)
+    return open_store(folder)
+
+
+def _work(
+    encoded_by_split: Mapping[str, tuple[Encoded, Sequence[str]]], here: Store | None, shard_rows: int | None
+) -> list[tuple[str, np.ndarray]]:
+    """Rows to ask for, cut into shards: split and row numbers, longest rows first.
+
+    The cuts depend on the data alone, and finished shards are whole ones, so what a killed run left is cut as before.
+    """
+    rows_of = {split: len(keys) for split, (_, keys) in encoded_by_split.items()}
+    size = shard_rows or max(_LEAST_ROWS, -(-sum(rows_of.values()) // _MOST_SHARDS))
+    seen: set[str] = set()
+    work: list[tuple[str, np.ndarray]] = []
+    for split, (encoded, keys) in encoded_by_split.items():
+        known = here.has(keys) if here is not None else np.zeros(len(keys), dtype=bool)
+        fresh = [row for row, key in enumerate(keys) if not known[row] and not (key in seen or seen.add(key))]
+        costs = row_costs(encoded)
+        order = sorted(fresh, key=lambda row: (-costs[row], keys[row]))
+        work += [(split, np.array(order[i : i + size], dtype=np.int64)) for i in range(0, len(order), size)]
+    return work
