@@ -18,6 +18,7 @@ from attar.report.html import write_report
 from attar.seeds import Seed, limit_threads, run_seed
 from attar.stages import Stages, locked
 from attar.storage import atomic_folder, atomic_write
+from attar.teachers.origin import quiet
 
 
 def run(
@@ -38,7 +39,7 @@ def run(
     plan = make_plan(recipe, python_objects=handed is not None, out=out)
     policy = decide_for(recipe, fetch=True)
     require_allowed(policy)
-    with locked(out):
+    with locked(out), quiet():
         before = limit_threads(recipe.training.threads)
         try:
             for warning in plan.warnings:
@@ -71,7 +72,7 @@ def label_only(
     make_plan(recipe, out=out)
     policy = decide_for(recipe, fetch=True)
     require_allowed(policy)
-    with locked(out):
+    with locked(out), quiet():
         before = limit_threads(recipe.training.threads)
         try:
             stages = Stages(out / "store" / "stages", say)

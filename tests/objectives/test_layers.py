@@ -82,6 +82,11 @@ def test_tokens_without_masks_are_all_kept_and_counted_by_rows() -> None:
     assert unit == 3
 
 
+def test_without_a_student_mask_the_count_is_in_rows_whatever_the_teacher_has() -> None:
+    ours, _, unit = token_rows(STATES, STATES + 1, None, torch.ones(2, 3), name="hidden")
+    assert (len(ours), unit) == (6, 3)
+
+
 def test_the_students_mask_may_hide_what_the_teacher_sees() -> None:
     ours, theirs, unit = token_rows(STATES, STATES + 1, MASK, torch.ones(2, 3), name="hidden")
     assert torch.equal(ours, STATES[MASK.bool()])

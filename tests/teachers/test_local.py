@@ -113,6 +113,18 @@ def test_a_hostile_pickle_is_named_and_never_run(classifier_folder, task, tmp_pa
     assert not trace.exists()
 
 
+def test_a_lone_file_is_no_model(classifier_folder, task, tmp_path):
+    with pytest.raises(TeacherError, match=r"model\.safetensors: weights alone"):
+        load_local(spec(classifier_folder / "model.safetensors"), task)
+    file = tmp_path / "evil.pt"
+    torch.save({"weight": Bomb(str(tmp_path / "ran"))}, file)
+    with pytest.raises(TeacherError, match=r"evil\.pt: this checkpoint is a pickle"):
+        load_local(spec(file), task)
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(TeacherError, match="handed over in Python"):
+        load_local(spec("python"), task)
+
+
 def test_a_hostile_pickle_beside_safetensors_is_not_opened(classifier_folder, task, tmp_path):
     folder = tmp_path / "both"
     shutil.copytree(classifier_folder, folder)

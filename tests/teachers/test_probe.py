@@ -94,7 +94,7 @@ def test_a_number_by_ridge():
 
 
 def test_no_label_and_one_label_are_errors():
-    features, labels = blobs(20)
+    features, _ = blobs(20)
     held = blobs(20, seed=1)
     with pytest.raises(TeacherError, match="no training row has a label"):
         fit_probe((features, np.full(20, -100)), held, classes=4, problem="single_label", metric="accuracy")

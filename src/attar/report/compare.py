@@ -36,8 +36,8 @@ def compare_rows(runs: Sequence[RunFacts]) -> list[Row]:
         _row("parameters", [float(r.student.params) for r in runs], say.count, percents),
         _row("weights", [float(r.student.bytes) for r in runs], say.size, percents),
         _row("smallest file", [_file_bytes(r) for r in runs], say.size, percents),
-        _row("its quality", [_file_quality(r) for r in runs], lambda v: say.quality(metric, v), points),
-        _row("its latency", [_latency(r) for r in runs], say.milliseconds, percents),
+        _row("file quality", [_file_quality(r) for r in runs], lambda v: say.quality(metric, v), points),
+        _row("file latency", [_latency(r) for r in runs], say.milliseconds, percents),
     ]
     return [row for row in rows if any(value is not None for value in row.values)]
 

@@ -25,11 +25,14 @@ def training(run: RunFacts) -> Html | None:
     names = list(dict.fromkeys(k for t in run.training.values() for p in t.curve for k in p if k not in _NO_CURVE))
     names.sort(key=lambda name: (not name.startswith("validation"), name != "loss"))
     panels: list[Html] = []
+    four = len(names) == 4  # beside each other, and so narrower
     for name in names[:_PANELS]:
         title = _curve_title(name, run.quality.metric)
         written = _written(name, run.quality.metric)
         series = [Line(_ROLES[m][1], _ROLES[m][0], _points(t, name)) for m, t in run.training.items() if m in _ROLES]
-        panels.append(figure(title, lines(title, [s for s in series if s.points], written, "step")))
+        panels.append(
+            figure(title, lines(title, [s for s in series if s.points], written, "step", 252 if four else 340))
+        )
     facts: list[tuple[str, Child]] = []
     for model, found in run.training.items():
         speed = f"{say.count(found.rows_per_second)} rows a second"
@@ -45,7 +48,7 @@ def training(run: RunFacts) -> Html | None:
     return tag(
         "section",
         tag("h2", "Training"),
-        tag("div", panels, class_="quartet" if len(panels) == 4 else "trio") if panels else None,
+        tag("div", panels, class_="quartet" if four else "trio") if panels else None,
         key(shown) if panels else None,
         definition_list(facts),
         tag(
@@ -122,7 +125,7 @@ def seeds(run: RunFacts) -> Html | None:
         ]
         for s in run.seeds
     ]
-    note = "Sizes, latency and exported files in the other sections are those of the first seed."
+    note = "Sizes, latency and exported files in the other sections are those of the seed that was handed over."
     inner = table("Results by training seed", [Column(n) for n in names], rows, hide=True)
     return tag("section", tag("h2", f"{len(run.seeds)} seeds"), inner, tag("p", note, class_="note"), id="seeds")
 
@@ -169,7 +172,7 @@ def _points(found: TrainingFacts, name: str) -> list[tuple[float, float]]:
 def _curve_title(name: str, metric: str) -> str:
     if name.startswith("validation"):
         return f"{say.metric_name(metric).capitalize()} on validation"
-    return "Loss" if name == "loss" else f"Term {name}"
+    return "Loss" if name == "loss" else f"Term {name.removeprefix('term_')}"
 
 
 def _written(name: str, metric: str) -> say.Written:

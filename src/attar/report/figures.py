@@ -88,8 +88,8 @@ def bars(title: str, marks: Sequence[Mark], written: Written) -> Html:
     return _svg(title, _spoken(marks, written), 6 + _ROW * len(marks), parts)
 
 
-def lines(title: str, series: Sequence[Line], written: Written, x_label: str) -> Html:
-    """Curves over training, the last value beside each."""
+def lines(title: str, series: Sequence[Line], written: Written, x_label: str, width: int = WIDTH) -> Html:
+    """Curves over training, their ends marked."""
     drawn = [Line(s.label, s.role, _thinned([p for p in s.points if _finite(p)])) for s in series]
     drawn = [s for s in drawn if s.points]
     if not drawn:
@@ -97,12 +97,12 @@ def lines(title: str, series: Sequence[Line], written: Written, x_label: str) ->
     xs = [p[0] for s in drawn for p in s.points]
     low, high = _padded([p[1] for s in drawn for p in s.points])
     left, bottom, top = 44, 164, 10
-    x = _scale(min(xs), max(max(xs), min(xs) + 1e-9), left, WIDTH - 12)
+    x = _scale(min(xs), max(max(xs), min(xs) + 1e-9), left, width - 12)
     y = _scale(low, high, bottom, top)
-    parts = [_grid_h(y, tick, left, WIDTH - 12) for tick in _ticks(low, high, 4)]
+    parts = [_grid_h(y, tick, left, width - 12) for tick in _ticks(low, high, 4)]
     parts += [_text(left - 6, y(tick) + 4, _axis(written, tick), "tick end") for tick in _ticks(low, high, 4)]
     parts.append(_text(left, bottom + 18, f"{min(xs):,.0f}", "tick"))
-    parts.append(_text(WIDTH - 12, bottom + 18, f"{x_label} {max(xs):,.0f}", "tick end"))
+    parts.append(_text(width - 12, bottom + 18, f"{x_label} {max(xs):,.0f}", "tick end"))
     for one in sorted(drawn, key=lambda s: s.role == "student"):
         shape = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in one.points)
         parts.append(tag("polyline", points=shape, class_=f"curve {one.role}"))
@@ -111,7 +111,7 @@ def lines(title: str, series: Sequence[Line], written: Written, x_label: str) ->
         f"{s.label} goes from {written(s.points[0][1])} to {written(s.points[-1][1])} over {len(s.points)} points"
         for s in drawn
     )
-    return _svg(title, spoken, bottom + 24, parts)
+    return _svg(title, spoken, bottom + 24, parts, width)
 
 
 def reliability(title: str, role: Role, bins: Sequence[tuple[float, float, int]]) -> Html:

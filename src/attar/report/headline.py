@@ -76,7 +76,8 @@ def kept(run: RunFacts) -> Kept | None:
 
 def sentence(run: RunFacts) -> str:
     """The headline in one sentence."""
-    factor = f"{times(smaller(run))} smaller"
+    ratio = smaller(run)
+    factor = f"{times(ratio)} smaller" if ratio >= 1 else f"{times(1 / ratio)} larger"
     found = kept(run)
     if found is None:
         return (
@@ -104,10 +105,9 @@ def headline(run: RunFacts) -> list[str]:
         lines.append(
             f"  gain      {difference_interval(run.quality.metric, run.kd_gain)} over the same student without teacher"
         )
-    times_faster, latency = faster(run), (file.latency if file else run.student.latency)
-    if times_faster is not None and latency is not None and run.teacher.latency is not None:
+    ratio, latency = faster(run), (file.latency if file else run.student.latency)
+    if ratio is not None and latency is not None and run.teacher.latency is not None:
         change = f"{milliseconds(run.teacher.latency.value)} -> {milliseconds(latency.value)} a row"
-        lines.append(
-            f"  speed     {times(times_faster)} faster: {change} ({latency.device}, {latency.threads} thread(s))"
-        )
+        speed = f"{times(ratio)} faster" if ratio >= 1 else f"{times(1 / ratio)} slower"
+        lines.append(f"  speed     {speed}: {change} ({latency.device}, {latency.threads} thread(s))")
     return [plain(line) for line in lines]

@@ -152,7 +152,7 @@ def budget(run: RunFacts) -> Html | None:
             None: ("? not measured", "open"),
         }[line.met]
         found = NONE if line.value is None else _amount(line, line.value)
-        note = tag("span", line.note, class_="note") if line.note else None
+        note = tag("span", line.note, class_="note") if line.note and line.note != say.NOT_MEASURED else None
         rows.append(
             [[budget_name(line), note], _amount(line, line.limit), found, tag("span", word, class_=f"badge {kind}")]
         )
@@ -202,15 +202,17 @@ def _tiles(run: RunFacts) -> list[tuple[str, Child]]:
         label = "Answers shared" if found.of == "answers" else "Quality kept"
         range_ = f"{say.bounds('agreement', found.interval)}, {say.confidence(found.interval)}; {found.by}"
         tiles.append((label, _tile(say.percent(found.interval.value), range_)))
-    tiles.append(("Smaller", _tile(say.times(smaller(run)), f"{say.size(run.teacher.bytes)} \u2192 {own}")))
+    fold = smaller(run)
+    word = "Smaller" if fold >= 1 else "Larger"
+    tiles.append((word, _tile(say.times(max(fold, 1 / fold)), f"{say.size(run.teacher.bytes)} \u2192 {own}")))
     latency = file.latency if file else run.student.latency
     ratio = faster(run)
     if ratio is None or latency is None or run.teacher.latency is None:
         tiles.append(("Faster", _tile("\u2013", "latency was not measured")))
     else:
         change = f"{say.milliseconds(run.teacher.latency.value)} \u2192 {say.milliseconds(latency.value)} a row"
-        word = "Faster" if ratio >= 1 else "Of the teacher\u2019s speed"
-        tiles.append((word, _tile(say.times(ratio), f"{change}; {_where(latency)}")))
+        word = "Faster" if ratio >= 1 else "Slower"
+        tiles.append((word, _tile(say.times(max(ratio, 1 / ratio)), f"{change}; {_where(latency)}")))
     if run.kd_gain is not None:
         change = say.difference(run.quality.metric, run.kd_gain.value)
         low, high = (

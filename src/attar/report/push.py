@@ -40,8 +40,8 @@ def require_pushable(policy: PolicyFacts, repo_id: str) -> None:
         raise PolicyError(f"push: the policy's decision for {policy.teacher} is `{policy.decision}`: {policy.reason}")
     if not policy.distribute:
         raise PolicyError(
-            f'push: row "{policy.rule}" of the policy table: {policy.reason} Nothing was uploaded. If you may distribute '
-            "the student, record `policy.decision: allow` with the reason in the recipe, and run it again."
+            f'push: row "{policy.rule}" of the policy table: {policy.reason} Nothing was uploaded. If you may '
+            "distribute the student, record `policy.decision: allow` with the reason, and run the recipe again."
         )
     prefix, name = policy.student_name_prefix, repo_id.rpartition("/")[2]
     if prefix is not None and not name.startswith(prefix):
@@ -66,7 +66,13 @@ def _files(run_folder: Path) -> dict[str, Path]:
 
 def _commit(repo_id: str, files: dict[str, Path], private: bool, token: str | None, endpoint: str | None) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        HTTPError,  # pyright: ignore[reportPrivateImportUsage] (that of whichever httpx the Hub's client uses)
+        LocalTokenNotFoundError,
+        OfflineModeIsEnabled,
+    )
 
     api = HfApi(endpoint=endpoint, token=token)
     operations = [CommitOperationAdd(path_in_repo=inner, path_or_fileobj=path) for inner, path in files.items()]
@@ -85,6 +91,6 @@ def _commit(repo_id: str, files: dict[str, Path], private: bool, token: str | No
             f"push: the Hub refused ({reason}). Check the repository's name and that your token may write to it "
             "(`hf auth login`, or HF_TOKEN)."
         ) from error
-    except OSError as error:
+    except (HTTPError, OSError) as error:
         raise AttarError(f"push: the Hub cannot be reached ({error}). Nothing was committed; try again.") from error
     return str(address)

@@ -26,8 +26,8 @@ from attar.signals import pooled
 from attar.storage import atomic_folder
 from attar.tasks.base import Problem, Processor, Task
 from attar.teachers.labels import OutputOrder
-from attar.teachers.origin import quiet
 from attar.teachers.local import LocalTeacher, assemble, load_parts, made_up_row
+from attar.teachers.origin import quiet
 
 Pooling = Literal["mean", "first", "model"]
 

@@ -182,7 +182,10 @@ def _fit_full(
 
     def prepare() -> None:
         if encoder is not None and fitting.probe_first and task.problem == "single_label":
-            _probe_head(subject, train, validation, progress)
+            probe = _probe_head(subject, train, validation, progress)
+            with torch.no_grad():  # calibrated is too sure of itself to learn from: start as the regression left it
+                encoder.head.weight.mul_(probe.temperature)
+                encoder.head.bias.mul_(probe.temperature)
 
     def evaluate() -> float | None:
         logits = subject.ask(subject.model, validation, "validation")

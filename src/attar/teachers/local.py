@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from attar.errors import AttarError, TeacherError
 from attar.facts import SourceFacts
@@ -85,7 +86,7 @@ def from_module(module: nn.Module, processor: Processor, task: Task, *, name: st
 
     A Transformers model with named labels is matched by name; any other module answers in the task's order.
     """
-    named: dict[int, str] | None = getattr(getattr(module, "config", None), "id2label", None)
+    named = cast("dict[int, str]", module.config.id2label) if isinstance(module, PreTrainedModel) else None
     order = order_outputs([named[i] for i in sorted(named)], task.labels) if named else OutputOrder(None)
     title = name or type(module).__name__
     source = SourceFacts(role="teacher", name=title, hash=hash_weights(module))
@@ -129,7 +130,8 @@ def load_parts(name: str, load: Any) -> Any:
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TeacherError(
-            f"{name}: cannot be loaded: {reason} Check that the folder is whole and that the installed Transformers knows "
+            f"{name}: cannot be loaded: {reason} Check that the folder is whole and that the installed Transformers "
+            "knows "
             "its architecture."
         ) from error
 

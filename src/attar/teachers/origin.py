@@ -38,6 +38,10 @@ def find_model(
     found = find_source(name, "model")
     if found.kind == "timm":
         return _from_hub(_timm_repository(found.name), name, revision, licence, trust_remote_code)
+    if found.kind == "python":
+        raise TeacherError('teacher.model: "python" means a module handed over in Python, but none was.')
+    if found.kind == "file" and found.path is not None:
+        raise _lone_file(found.path)
     if found.path is not None:
         return from_folder(found.path, name, licence)
     return _from_hub(found.name, name, revision, licence, trust_remote_code)
@@ -142,6 +146,16 @@ def quiet() -> Generator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+def _lone_file(file: Path) -> TeacherError:
+    if file.suffix != ".safetensors":
+        read_pickle(file)
+    return TeacherError(
+        f"{file}: weights alone do not say which model they belong to. Name the folder with config.json beside them, "
+        "or build "
+        "the model in Python and hand it to attar.distill_models."
+    )
 
 
 def _from_hub(repository: str, name: str, revision: str | None, licence: str | None, trust_remote_code: bool) -> Origin:

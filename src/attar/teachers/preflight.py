@@ -88,7 +88,8 @@ def judge_normalisation(processor: Processor, task: Task, images: Encoded) -> li
     if stated and not np.allclose([*mean, *std], [*spec.mean, *spec.std], atol=_SAME_COLOUR):
         warnings.append(
             f"THE TEACHER'S IMAGE NORMALISATION (mean {_short(mean)}, std {_short(std)}) IS NOT THE TASK'S (mean "
-            f"{_short(spec.mean)}, std {_short(spec.std)}). The teacher's is used; set `task.mean` and `task.std` to it."
+            f"{_short(spec.mean)}, std {_short(spec.std)}). The teacher's is used; set `task.mean` and `task.std` to "
+            "it."
         )
     if len(images) == 0:
         return warnings
@@ -97,7 +98,8 @@ def judge_normalisation(processor: Processor, task: Task, images: Encoded) -> li
     centre, spread = pixels.mean(1), pixels.std(1)
     if bool((centre.abs() > _FAR).any()) or bool((spread > _FAR).any()) or bool((spread < 1 / _FAR**2).any()):
         warnings.append(
-            f"THE DATA IS FAR FROM THE TEACHER'S IMAGE NORMALISATION: normalised, its channels have mean {_short(centre)} "
+            "THE DATA IS FAR FROM THE TEACHER'S IMAGE NORMALISATION: normalised, its channels have mean "
+            f"{_short(centre)} "
             f"and std {_short(spread)}, where about 0 and 1 is expected. Check that the images are 8-bit RGB, and the "
             "processor's mean and std."
         )

@@ -13,8 +13,12 @@ from attar.signals import Wanted
 from attar.tasks.base import Processor, Task
 from attar.teachers.fitted import TEACHER, load_fitted
 from attar.teachers.local import LocalTeacher, load_local
-from attar.teachers.scoring import score_rows
+from attar.teachers.scoring import named, score_rows
 from attar.teachers.store import Store, open_store, wanted_of
+
+_OTHER_TEACHER = (
+    "Another teacher, or other weights, made this store; label again, or name the right one in `teacher.rescore_with`."
+)
 
 
 def open_stored(spec: StoredTeacherSpec, task: Task, wanted: Wanted) -> Store:
@@ -69,24 +73,21 @@ def spot_check(
         raise StoreError(
             f"{store.path}: {teacher.source.name} cannot be asked for this store's signals: {error}"
         ) from error
-    positions, largest = store.rows(keys), 0.0
-    stored = store.read(positions)
+    stored, largest = named(store.read(store.rows(keys))), 0.0
     for name, value in fresh.items():
-        kept = stored.logits if name == "logits" else stored.hidden[wanted_of([name]).hidden[0]]
-        assert kept is not None
-        if kept.shape != value.shape:
+        if stored[name].shape[1] != value.shape[1]:
             raise StoreError(
-                f"{store.path}: `{name}` is {kept.shape[1]} wide, but {teacher.source.name} gives {value.shape[1]}. "
-                "Another teacher made this store; label again, or name the right one in `teacher.rescore_with`."
+                f"{store.path}: `{name}` is {stored[name].shape[1]} wide, but {teacher.source.name} gives "
+                f"{value.shape[1]}. {_OTHER_TEACHER}"
             )
-        difference = np.abs(kept.numpy() - value).max(1) / max(1.0, float(kept.abs().max()))
+    for name, value in fresh.items():
+        kept = stored[name].numpy()
+        difference = np.abs(kept - value).max(1) / max(1.0, float(np.abs(kept).max()))
         worst = int(difference.argmax())
         if not difference[worst] <= tolerance:
             raise StoreError(
                 f"{store.path}: `{name}` of row {chosen[worst]} (key {keys[worst]}) differs from what "
-                f"{teacher.source.name} says now by {difference[worst]:.3g} (tolerance {tolerance:g}). Another "
-                "teacher, or "
-                "other weights, made this store; label again, or name the right one in `teacher.rescore_with`."
+                f"{teacher.source.name} says now by {difference[worst]:.3g} (tolerance {tolerance:g}). {_OTHER_TEACHER}"
             )
         largest = max(largest, float(difference[worst]))
     return largest
