@@ -158,7 +158,7 @@ def export(
     kind: Annotated[str, typer.Option(help="The format.")] = "onnx",
 ) -> None:
     """Export a finished run's student once more, with parity and quality."""
-    from attar.run import export_again
+    from attar.finished import export_again
 
     with _terminal() as terminal:
         facts = export_again(run_folder, kind, precision, say=terminal.say)

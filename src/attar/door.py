@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from attar.data.sources import Given
 from attar.errors import RecipeError
@@ -21,7 +21,7 @@ from attar.recipe.objectives import AnyObjectiveSpec, ObjectiveSpec
 from attar.run import run
 from attar.tasks.base import Processor
 
-RowLoss = Callable[..., Any]
+RowLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 def distill(
@@ -98,7 +98,7 @@ def _objective(given: Any) -> AnyObjectiveSpec | OwnObjective:
     if isinstance(given, ObjectiveSpec | OwnObjective):
         return cast("AnyObjectiveSpec | OwnObjective", given)
     if callable(given):
-        return OwnObjective(given)
+        return OwnObjective(cast("RowLoss", given))
     raise RecipeError(f"objectives: {given!r} is neither a spec, a dict, an OwnObjective nor a function.")
 
 
@@ -108,4 +108,6 @@ def _spec(fields: Mapping[str, Any]) -> AnyObjectiveSpec:
     try:
         return TypeAdapter[AnyObjectiveSpec](AnyObjectiveSpec).validate_python(dict(fields))
     except ValidationError as error:
-        raise RecipeError([f"objectives: {problem['msg']} (got {problem['input']!r})" for problem in error.errors()]) from None
+        raise RecipeError(
+            [f"objectives: {problem['msg']} (got {problem['input']!r})" for problem in error.errors()]
+        ) from None

@@ -26,9 +26,9 @@ class Interval(Facts):
     lo: float
     hi: float
     n: int = Field(description="Rows that it rests on (per seed).")
-    seeds: int = Field(1, description="Training seeds that it rests on.")
+    seeds: int = Field(default=1, description="Training seeds that it rests on.")
     confidence: float = 0.95
-    method: str = Field("paired bootstrap over rows", description="How lo and hi were found.")
+    method: str = Field(default="paired bootstrap over rows", description="How lo and hi were found.")
 
 
 class Measurement(Facts):
@@ -53,9 +53,9 @@ class ModelFacts(Facts):
     family: str = Field(description="Architecture family, as config.model_type.")
     params: int
     bytes: int = Field(description="fp32 safetensors weights.")
-    flops: int | None = Field(None, description="Multiply-adds times two, of one row of median length.")
+    flops: int | None = Field(default=None, description="Multiply-adds times two, of one row of median length.")
     latency: Measurement | None = None
-    note: str | None = Field(None, description="Why something was not measured.")
+    note: str | None = Field(default=None, description="Why something was not measured.")
 
 
 class ClassFacts(Facts):
@@ -81,7 +81,7 @@ class ExampleFacts(Facts):
     """A test row where teacher and student differ."""
 
     text: str | None = None
-    image: str | None = Field(None, description="data: URL of a small PNG.")
+    image: str | None = Field(default=None, description="data: URL of a small PNG.")
     truth: str | None = None
     teacher: str
     student: str
@@ -98,8 +98,8 @@ class QualityFacts(Facts):
     student: float | None = Field(description="None where the data has no labels: then agreement is the metric.")
     control: float | None
     control_random: float | None = None
-    intervals: dict[str, Interval] = Field({}, description="By teacher, student, control, control_random.")
-    validation: dict[str, float] = Field({}, description="The same metric on validation, by model.")
+    intervals: dict[str, Interval] = Field(default={}, description="By teacher, student, control, control_random.")
+    validation: dict[str, float] = Field(default={}, description="The same metric on validation, by model.")
 
 
 class CalibrationFacts(Facts):
@@ -119,8 +119,8 @@ class EvaluationFacts(Facts):
     retention: Interval | None
     kd_gain: Interval | None
     agreement: Interval = Field(description="Share of test rows where student and teacher give the same answer.")
-    kl_to_teacher: float | None = Field(None, description="Mean KL(teacher || student) on test, nats.")
-    mcnemar_p: float | None = Field(None, description="Exact McNemar test, student against control.")
+    kl_to_teacher: float | None = Field(default=None, description="Mean KL(teacher || student) on test, nats.")
+    mcnemar_p: float | None = Field(default=None, description="Exact McNemar test, student against control.")
     calibration: CalibrationFacts | None
     classes: list[ClassFacts] = []
     slices: list[ClassFacts] = []
@@ -195,7 +195,9 @@ class PolicyFacts(Facts):
     decided_by: str | None = None
     student_name_prefix: str | None = None
     student_licence: str | None = None
-    distribute: bool = Field(True, description="False: the terms forbid handing the student on; `attar push` refuses.")
+    distribute: bool = Field(
+        default=True, description="False: the terms forbid handing the student on; `attar push` refuses."
+    )
     notices: list[str] = []
     disclaimer: str = "A record of what was read, not legal advice."
 
@@ -228,8 +230,8 @@ class DataFacts(Facts):
     labels: list[str]
     labelled: bool
     overlap_removed: int = Field(description="Training rows that also stand in validation or test; removed.")
-    duplicates: int = Field(0, description="Rows that stand more than once within train; kept.")
-    truncated: int = Field(0, description="Rows longer than the limit; cut.")
+    duplicates: int = Field(default=0, description="Rows that stand more than once within train; kept.")
+    truncated: int = Field(default=0, description="Rows longer than the limit; cut.")
     notes: list[str] = []
 
 
@@ -242,7 +244,7 @@ class TrainingFacts(Facts):
     seconds: float
     curve: list[dict[str, float]] = Field(description="Logged points: step, loss, each term, validation metric.")
     best_step: int
-    initial: dict[str, JsonValue] = Field({}, description="What was copied into the student at its birth.")
+    initial: dict[str, JsonValue] = Field(default={}, description="What was copied into the student at its birth.")
 
 
 class SeedFacts(Facts):
@@ -255,7 +257,7 @@ class SeedFacts(Facts):
     retention: float | None
     agreement: float
     validation: float | None
-    artifacts: dict[str, float] = Field({}, description="Quality of each exported file, by kind and precision.")
+    artifacts: dict[str, float] = Field(default={}, description="Quality of each exported file, by kind and precision.")
 
 
 class RunFacts(Facts):

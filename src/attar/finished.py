@@ -14,8 +14,7 @@ from attar.data.load import load_data
 from attar.errors import DataError, ExportError, RecipeError
 from attar.evaluation.metrics import score
 from attar.evaluation.predict import predict_logits
-from attar.export.onnx import single_rows
-from attar.export.runtime import OnnxRunner
+from attar.export.runtime import OnnxRunner, single_rows
 from attar.facts import RunFacts
 from attar.recipe import Recipe
 from attar.recipe.load import load_recipe, recipe_from
@@ -101,9 +100,7 @@ def _rows(recipe: Recipe, inputs: Sequence[str]) -> Dataset:
 def _logits(run_folder: Path, facts: RunFacts, task: Task, rows: Dataset, artifact: str | None) -> np.ndarray:
     if artifact is None:
         processor = task.load_processor(run_folder / "student")
-        return predict_logits(
-            task.load_model(run_folder / "student"), task, task.encode(rows, processor), processor
-        )
+        return predict_logits(task.load_model(run_folder / "student"), task, task.encode(rows, processor), processor)
     made = {f"{a.kind}-{a.precision}": a for a in facts.artifacts}
     if artifact not in made:
         raise ExportError(f"{artifact!r} is not among this run's files: {', '.join(made) or 'none'}.")

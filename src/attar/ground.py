@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -20,7 +20,7 @@ from attar.data.load import Given, load_data
 from attar.data.splits import Splits
 from attar.errors import PlanError
 from attar.facts import ModelFacts, SourceFacts
-from attar.hashing import hash_folder
+from attar.hashing import hash_bytes, hash_folder
 from attar.objectives.own import OwnObjective
 from attar.objectives.terms import Terms
 from attar.recipe import Recipe
@@ -226,7 +226,11 @@ def _with_teacher(
 ) -> Ground:
     device = device_of(recipe.training.device)
     data = SourceFacts(
-        role="data", name=recipe.data.source, revision=recipe.data.revision, hash=splits.hash, licence=recipe.data.licence
+        role="data",
+        name=recipe.data.source,
+        revision=recipe.data.revision,
+        hash=splits.hash,
+        licence=recipe.data.licence,
     )
     objectives = handed.objectives or recipe.objectives
     spec = recipe.teacher
@@ -259,12 +263,19 @@ def _local_teacher(
     folder = out / "store" / "teacher"
     origin = "config" if spec.model is None else find_origin(spec).source.hash
     fields = spec.model_dump(mode="json", include={"config", "fit", "fitting", "pooling", "batch_tokens"})
-    shaped_by = [fields, origin, task.spec.model_dump(mode="json"), list(task.labels), splits.hash]
+    rows = replace(splits, transfer=None, hash=_hash_rows(task, splits.train, splits.validation))
+    shaped_by = [fields, origin, task.spec.model_dump(mode="json"), list(task.labels), rows.hash]
     stages.run(
         "teacher", shaped_by, [folder], FittedFacts,
-        lambda: fit_teacher(spec, task, splits, folder, device=device, progress=progress),
+        lambda: fit_teacher(spec, task, rows, folder, device=device, progress=progress),
     )  # fmt: skip
     return load_fitted(folder, task, trust_remote_code=spec.trust_remote_code)
+
+
+def _hash_rows(task: Task, *parts: Dataset) -> str:
+    """Content hash of rows and their labels, in order."""
+    keys = [key.encode() for rows in parts for key in task.content_keys(rows)]
+    return hash_bytes(*keys, *(np.asarray(rows["label"]).tobytes() for rows in parts))
 
 
 def _with_stored(
@@ -295,7 +306,11 @@ def _label(ground: Ground, spec: LocalTeacherSpec, wanted: Wanted, stages: Stage
     if ground.live:
         wanted = Wanted(logits=True)
     else:
-        parts = {"train": splits.train, **({"transfer": splits.transfer} if splits.transfer is not None else {}), **parts}
+        parts = {
+            "train": splits.train,
+            **({"transfer": splits.transfer} if splits.transfer is not None else {}),
+            **parts,
+        }
     encoded: dict[str, tuple[Encoded, list[str]]] = {
         name: (task.encode(rows, ground.processor), task.content_keys(rows)) for name, rows in parts.items()
     }
@@ -331,4 +346,3 @@ def _judge(ground: Ground, say: Say) -> None:
     ground.warnings += judge_normalisation(ground.processor, ground.task, encoded)
     for warning in ground.warnings:
         say(f"WARNING: {warning}")
-

@@ -92,9 +92,7 @@ def _hand_over(chosen: Seed, ground: Ground) -> Seed:
             with atomic_folder(ground.out / name) as place:
                 shutil.copytree(chosen.folder / name, place, dirs_exist_ok=True)
     moved = [a.model_copy(update={"path": f"export/{Path(a.path).name}"}) for a in chosen.artifacts]
-    return Seed(
-        chosen.seed, ground.out, chosen.training, chosen.validation, chosen.test, chosen.temperature, moved
-    )
+    return Seed(chosen.seed, ground.out, chosen.training, chosen.validation, chosen.test, chosen.temperature, moved)
 
 
 def _write(facts: RunFacts, out: Path) -> None:

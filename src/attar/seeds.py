@@ -58,31 +58,33 @@ class Seed:
 
 def run_seed(ground: Ground, seed: int, folder: Path, stages: Stages, progress: Progress) -> Seed:
     """Carry one seed from birth to exported files, below `folder`."""
-    training = {role: _train(ground, role, seed, folder, stages, progress) for role in roles(ground)}
+    training: dict[Role, TrainingFacts] = {
+        role: _train(ground, role, seed, folder, stages, progress) for role in roles(ground)
+    }
     key = [stages.key_of(f"{seed}/{role}") for role in training] + [ground.splits.hash]
     file = folder / "checkpoints" / "answers.npz"
-    found = stages.run(
-        f"{seed}/answers", key, [file], Answers, lambda: _answer(ground, list(training), folder, file)
-    )
+    found = stages.run(f"{seed}/answers", key, [file], Answers, lambda: _answer(ground, list(training), folder, file))
     with np.load(file) as arrays:
         logits = {name: arrays[name] for name in arrays.files}
-    split = {part: {n.split("/")[1]: v for n, v in logits.items() if n.startswith(part)} for part in ("validation", "test")}
-    artifacts = [
-        _export(ground, spec, seed, folder, found.temperature, split, stages) for spec in ground.recipe.export
-    ]
+    split = {
+        part: {n.split("/")[1]: v for n, v in logits.items() if n.startswith(part)} for part in ("validation", "test")
+    }
+    artifacts = [_export(ground, spec, seed, folder, found.temperature, split, stages) for spec in ground.recipe.export]
     return Seed(seed, folder, training, split["validation"], split["test"], found.temperature, artifacts)
 
 
 def roles(ground: Ground) -> list[Role]:
     """Who is trained: the student, and where there are labels its controls."""
     spec = ground.recipe.training
-    controls: list[Role] = ["control"] * spec.control + ["control_random"] * spec.control_random
-    return ["student", *(controls if ground.splits.labelled else [])]
+    found: list[Role] = ["student"]
+    if spec.control and ground.splits.labelled:
+        found.append("control")
+    if spec.control_random and ground.splits.labelled:
+        found.append("control_random")
+    return found
 
 
-def _train(
-    ground: Ground, role: Role, seed: int, folder: Path, stages: Stages, progress: Progress
-) -> TrainingFacts:
+def _train(ground: Ground, role: Role, seed: int, folder: Path, stages: Stages, progress: Progress) -> TrainingFacts:
     """The control is the student's recipe with the labels as its only objective; nothing else differs."""
     recipe = ground.recipe
     objectives: Sequence[Objective] = (

@@ -32,7 +32,9 @@ def guard(place: Path) -> Generator[None]:
         if cause is None:
             raise
         where = error.filename or place
-        raise StorageError(f"{where}: cannot write: {cause}. Finished stages are kept; the same command resumes.") from error
+        raise StorageError(
+            f"{where}: cannot write: {cause}. Finished stages are kept; the same command resumes."
+        ) from error
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:

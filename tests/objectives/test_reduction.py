@@ -234,7 +234,7 @@ def test_nan_and_inf_are_named(value: float, side: int) -> None:
     sides = [z.detach().clone() for z in batch()]
     sides[side][2, 1] = value
     with pytest.raises(TrainingError, match=rf"row 2: the {('student', 'target')[side]} is {value} at token 1"):
-        one(*sides)
+        one(sides[0].requires_grad_(), sides[1])
 
 
 def test_a_function_that_is_not_one_value_a_row_is_told_so() -> None:

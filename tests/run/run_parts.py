@@ -85,7 +85,7 @@ if __name__ == "__main__":  # a run that kills itself when a stage's line is sai
             os.kill(os.getpid(), signal.SIGKILL)
 
     if at.startswith("step "):
-        from attar.training.train import _Bar
+        from attar.training.callbacks import Bar as _Bar
 
         def die(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
             if self.phase == "student" and state.global_step == int(at.split()[1]):

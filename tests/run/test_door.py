@@ -68,7 +68,13 @@ def test_a_transformers_teacher_and_a_student_section(tmp_path: Path) -> None:
 def test_a_wrong_objective_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="neither a spec"):
         attar.distill_models(
-            Bag(8), Bag(4), ROWS, [3], processor=TOKENIZER, out=tmp_path, reason="mine"  # type: ignore[list-item]
+            Bag(8),
+            Bag(4),
+            ROWS,
+            [3],
+            processor=TOKENIZER,
+            out=tmp_path,
+            reason="mine",  # type: ignore[list-item]
         )
     with pytest.raises(PolicyError):
         attar.distill_models(Bag(8), Bag(4), ROWS, [own_loss], processor=TOKENIZER, out=tmp_path / "o", reason="")

@@ -79,9 +79,7 @@ def test_a_changed_report_section_trains_nothing(finished: tuple[Path, Path, Run
 
 
 @pytest.mark.parametrize("at", ["signals of", "step 20", "0/control …", "0/answers …"])
-def test_a_killed_run_comes_to_the_same_weights(
-    finished: tuple[Path, Path, RunFacts], tmp_path: Path, at: str
-) -> None:
+def test_a_killed_run_comes_to_the_same_weights(finished: tuple[Path, Path, RunFacts], tmp_path: Path, at: str) -> None:
     path, whole, _ = finished
     out = tmp_path / "out"
     folders = [str(Path(run_parts.__file__).parent), str(Path(run_parts.__file__).parents[1])]
@@ -144,7 +142,9 @@ def test_without_labels_agreement_is_the_metric(tmp_path: Path) -> None:
 
 
 def test_a_missed_budget_is_told_in_the_record(tmp_path: Path) -> None:
-    path = make(tmp_path, training={"max_steps": 2, "evaluations": 1}, budget={"max_latency_ms": 0.0001}, export=EXPORTS)
+    path = make(
+        tmp_path, training={"max_steps": 2, "evaluations": 1}, budget={"max_latency_ms": 0.0001}, export=EXPORTS
+    )
     facts = attar.distill(path, tmp_path / "out")
     assert facts.status == "budget_missed"
     assert [line.met for line in facts.budget] == [False]

@@ -160,8 +160,8 @@ def _explain(name: str, student: Tensor, target: Tensor, values: Tensor, rows: _
         if bool(odd.any()):
             token = f" at token {int(odd.nonzero()[0, 0])}" if numbers.dim() > 1 else ""
             raise TrainingError(
-                f"{place(row)}: the {side} is {float(numbers[row][odd][0].detach())}{token}. Lower the learning rate, train "
-                "in fp32, or check the model and its inputs."
+                f"{place(row)}: the {side} is {float(numbers[row][odd][0].detach())}{token}. Lower the learning rate, "
+                "train in fp32, or check the model and its inputs."
             )
     raise TrainingError(
         f"{place(row)}: the value is {float(values[row].detach())} though no input is NaN: one side has a token at "

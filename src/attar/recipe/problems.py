@@ -1,4 +1,4 @@
-"""From data to a Recipe, or to every problem that stands in its way, in STYLE's form.
+"""From data to a Recipe, or to every problem that stands in its way.
 
 pydantic reports all errors of one pass, but a wrong `kind` or a misspelt field hides what lies behind it. So a problem
 with an evident remedy (the nearest name) is noted, remedied in a copy, and the data is validated again, until nothing

@@ -17,6 +17,9 @@ Progress = Callable[[str, int, int], None]
 """Called with what is done, how many of it, and how many there are."""
 
 _LARGEST_BATCH = 1024
+_CPU_TOKENS = 1024
+"""A CPU is fastest while a batch's activations stay in its cache: MiniLM reads 1.5 times as many rows a second with
+1,024 tokens a batch as with 8,192 (one thread, 1,024 rows of banking77)."""
 
 
 def row_costs(encoded: Encoded) -> np.ndarray:
@@ -25,6 +28,11 @@ def row_costs(encoded: Encoded) -> np.ndarray:
     if isinstance(pixels, np.ndarray):
         return np.full(len(encoded), pixels.shape[-1] * pixels.shape[-2] / 1000)
     return encoded.lengths.astype(np.float64)
+
+
+def batch_budget(batch_tokens: int, device: str) -> int:
+    """Tokens (thousands of pixels) a batch on a device: what is allowed, or less where less is faster."""
+    return min(batch_tokens, _CPU_TOKENS) if device == "cpu" else batch_tokens
 
 
 def token_batches(costs: np.ndarray, budget: float) -> Iterator[np.ndarray]:
@@ -100,7 +108,7 @@ def score_rows(
     """
     chosen = np.arange(len(encoded)) if rows is None else rows
     gathered: dict[str, np.ndarray] = {}
-    for batch in token_batches(row_costs(encoded)[chosen], batch_tokens):
+    for batch in token_batches(row_costs(encoded)[chosen], batch_budget(batch_tokens, device)):
         signals = score_batch(model, task, encoded, chosen[batch], processor, wanted, device=device, split=split)
         for name, value in named(signals).items():
             if name not in gathered:

@@ -1,39 +1,86 @@
-"""The recipe's `training` section as Transformers' TrainingArguments."""
+"""The recipe's `training` section as Transformers' TrainingArguments.
+
+Logging, evaluation and checkpoints are switched by our own callback, so Transformers' strategies for them are off.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
-from attar.errors import MissingExtra, RecipeError
+from attar.errors import MissingExtra, PlanError, RecipeError, TrainingError
+from attar.recipe.names import PLAIN_NAMES
+from attar.recipe.nearest import did_you_mean
 from attar.recipe.training import TrainingSpec
+from attar.training.rows import steps_per_epoch
 
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
-_LOGGED = 100
-"""Points of a training curve."""
+_WHOLE = "nothing; attar does it its own way"
+_OWNED = PLAIN_NAMES | {
+    "logging_strategy": "training.extra.logging_steps",
+    "disable_tqdm": "--quiet",
+    "eval_delay": "training.evaluations",
+    "eval_on_start": "training.evaluations",
+    "average_tokens_across_devices": _WHOLE,
+    "auto_find_batch_size": "training.batch_size",
+    "dataloader_drop_last": _WHOLE,
+    "deepspeed": "training on one device, or torchrun (DDP)",
+    "enable_jit_checkpoint": "training.checkpoints",
+    "fsdp": "training on one device, or torchrun (DDP)",
+    "full_determinism": _WHOLE,
+    "ignore_data_skip": _WHOLE,
+    "include_num_input_tokens_seen": _WHOLE,
+    "logging_nan_inf_filter": _WHOLE,
+    "parallelism_config": "training on one device, or torchrun (DDP)",
+    "restore_callback_states_from_checkpoint": _WHOLE,
+    "save_only_model": "training.checkpoints",
+}
+_LOGGED = 200
+"""Points of a training curve, about."""
+
+
+def world() -> int:
+    """Processes that train together, as torchrun says; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def total_steps(spec: TrainingSpec, rows: int) -> int:
     """Optimiser steps of a whole training."""
-    per_epoch = math.ceil(math.ceil(rows / spec.batch_size) / spec.accumulate)
-    return spec.max_steps or max(1, math.ceil(spec.epochs * per_epoch))
+    an_epoch = steps_per_epoch(rows, batch_size=spec.batch_size, accumulate=spec.accumulate, world=world())
+    return spec.max_steps or max(1, math.ceil(spec.epochs * an_epoch))
 
 
-def arguments(spec: TrainingSpec, steps: int, out: Path) -> TrainingArguments:
-    """TrainingArguments for `steps` steps. Raises RecipeError for an unknown `extra`, MissingExtra for TensorBoard."""
-    if spec.tensorboard:
-        try:
-            import tensorboard  # noqa: F401  # pyright: ignore[reportMissingImports, reportUnusedImport]
-        except ImportError:
-            raise MissingExtra("tensorboard", "tensorboard", "training.tensorboard") from None
-    cpu = spec.device == "cpu" or (spec.device == "auto" and not torch.cuda.is_available())
-    if spec.device.startswith("cuda:"):
-        torch.cuda.set_device(int(spec.device.split(":")[1]))
-    owned: dict[str, Any] = {
+def log_every(spec: TrainingSpec, steps: int) -> int:
+    """Steps from one log line to the next: `extra.logging_steps` (a share of all steps, if below 1), or 200 lines."""
+    wished = spec.extra.get("logging_steps")
+    if isinstance(wished, int | float) and wished > 0:
+        return max(1, math.ceil(wished * steps) if wished < 1 else int(wished))
+    return max(1, steps // _LOGGED)
+
+
+def training_arguments(spec: TrainingSpec, steps: int, out: Path) -> TrainingArguments:
+    """Arguments for `steps` steps with checkpoints in `out`.
+
+    Raises RecipeError with every key of `extra` that is unknown or has a plain name, PlanError for a device or
+    precision that is not there, MissingExtra where TensorBoard is wished for and absent, and TrainingError where
+    torchrun's processes do not find each other.
+    """
+    _check_extra(spec.extra)
+    if spec.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise MissingExtra("tensorboard", "tensorboard", "training.tensorboard")
+    device = _device(spec.device)
+    if spec.precision == "fp16" and device == "cpu":
+        raise PlanError(
+            'training.precision: "fp16" needs a GPU, and training runs on the CPU. Allowed there: fp32, bf16.'
+        )
+    fields: dict[str, Any] = {
         "output_dir": str(out),
         "max_steps": steps,
         "per_device_train_batch_size": spec.batch_size,
@@ -43,24 +90,59 @@ def arguments(spec: TrainingSpec, steps: int, out: Path) -> TrainingArguments:
         "warmup_steps": math.ceil(spec.warmup * steps),
         "lr_scheduler_type": _SCHEDULES[spec.schedule],
         "max_grad_norm": spec.clip,
-        "seed": spec.seed,
-        "use_cpu": cpu,
+        "seed": spec.seed % 2**32,
+        "use_cpu": device == "cpu",
         "bf16": spec.precision == "bf16",
         "fp16": spec.precision == "fp16",
-        "logging_strategy": "steps",
-        "logging_steps": max(1, steps // _LOGGED),
+        "logging_strategy": "no",
         "logging_nan_inf_filter": False,
-        "eval_strategy": "steps",
-        "eval_steps": max(1, steps // spec.evaluations),
-        "save_strategy": "steps" if spec.checkpoints else "no",
-        "save_steps": max(1, math.ceil(steps / max(1, spec.checkpoints))),
-        "save_total_limit": 2,
-        "report_to": ["tensorboard"] if spec.tensorboard else "none",
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "report_to": "none",
         "disable_tqdm": True,
         "remove_unused_columns": False,
-        "dataloader_pin_memory": not cpu,
+        "dataloader_pin_memory": device.startswith("cuda"),
+        **spec.extra,
     }
     try:
-        return TrainingArguments(**{**owned, **spec.extra})
+        made = TrainingArguments(**fields)
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"training.extra: {error}. Allowed: fields of transformers.TrainingArguments.") from error
+        raise RecipeError(f"training: TrainingArguments refuses it: {error}") from error
+    _place(made, device)
+    return made
+
+
+def _check_extra(extra: dict[str, Any]) -> None:
+    known = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
+    problems: list[str] = []
+    for name in extra:
+        if name in _OWNED:
+            problems.append(f"training.extra.{name}: attar sets {name} itself. Use {_OWNED[name]} instead.")
+        elif name not in known:
+            problems.append(f"training.extra.{name}: TrainingArguments has no such field.{did_you_mean(name, known)}")
+    if problems:
+        raise RecipeError(problems)
+
+
+def _device(name: str) -> str:
+    here = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    if name == "auto":
+        return here[0]
+    number = int(name.partition(":")[2] or 0)
+    if name.partition(":")[0] not in here or (number and number >= torch.cuda.device_count()):
+        raise PlanError(f'training.device: "{name}" is not on this machine. Allowed here: auto, {", ".join(here)}.')
+    return name
+
+
+def _place(made: TrainingArguments, device: str) -> None:
+    """Hold Transformers to one device a process: several visible GPUs would become DataParallel, cuda:N would be 0."""
+    if made.world_size != world():
+        raise TrainingError(
+            f"torchrun started {world()} processes, but training sees {made.world_size}. Start it with torchrun, "
+            "without settings of accelerate."
+        )
+    if device.startswith("cuda") and made.world_size == 1:
+        made._n_gpu = 1  # pyright: ignore[reportPrivateUsage]
+        chosen = torch.device("cuda", int(device.partition(":")[2] or 0))
+        torch.cuda.set_device(chosen)
+        made.__dict__["_setup_devices"] = chosen

@@ -1,35 +1,24 @@
-"""One training, from fresh or half-trained to final weights. Student and control go through here alike."""
+"""One training, from fresh or half done to final weights. Student and controls go through here alike."""
 
 from __future__ import annotations
 
-import json
-import random
-import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from safetensors.torch import load_model
+import torch.distributed as dist
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.utils import logging
+from transformers import TrainerCallback
 
-from attar.errors import TrainingError
 from attar.facts import TrainingFacts
 from attar.objectives.terms import Terms
 from attar.recipe.training import TrainingSpec
-from attar.signals import Wanted
-from attar.storage import guard
 from attar.tasks.base import Task
-from attar.training.arguments import arguments, total_steps
-from attar.training.distil import Distil
-from attar.training.rows import Collator, LengthGroups, TrainingRows
-from attar.training.trainer import BEST, DistilTrainer, Evaluate, clear_strays, newest
-
-Progress = Callable[[str, int, int], None]
+from attar.training.arguments import log_every, total_steps, training_arguments
+from attar.training.callbacks import Bar, Events, JsonLog, Progress, Schedule, curve
+from attar.training.checkpoints import Checkpoints, repeatable
+from attar.training.collate import Collator
+from attar.training.distil import Distil, full_precision_heads
+from attar.training.rows import Batches, TrainingRows
+from attar.training.trainer import DistilTrainer, Evaluate
 
 
 def train(
@@ -46,127 +35,84 @@ def train(
     log: Path | None = None,
     phase: str = "student",
 ) -> TrainingFacts:
-    """Train `model` in place to the weights that `spec.keep` names, and say how it went.
+    """Train `model` in place, to the weights that `spec.keep` names, and say how it went.
 
-    `out` holds checkpoints; the newest whole one with the same `key` (a hash of all that shapes the training) is
-    resumed, bit for bit on the same machine and thread count. `evaluate` gives the quality of a model on validation,
-    higher is better. `log` receives a JSON line a logged step. The global random state is left as it was.
+    `out` belongs to this training alone and holds its checkpoints. `key` is a hash of all that shapes the training
+    (recipe, data, initial weights, teacher): the newest whole checkpoint with the same key is resumed, and on the same
+    machine with the same number of threads the weights come out bit for bit as without the interruption; checkpoints
+    with another key are removed. `evaluate` gives the quality of the student on validation, higher is better; without
+    it the last weights are kept. `log` gets a JSON line a logged step, `progress` the step and their number. `phase`
+    names the training in both. The model ends in eval mode, on the training device; random state and settings of torch
+    are as before.
 
-    Raises TrainingError where loss or weights are no finite numbers, StorageError where a checkpoint cannot be written.
+    Raises TrainingError where loss, gradient or weights stop being finite, StorageError where a checkpoint cannot be
+    written, RecipeError or PlanError where the spec does not fit, and what `evaluate` raises.
     """
-    steps = total_steps(spec, len(rows))
-    sampler = LengthGroups(rows.student.lengths, spec.batch_size, spec.seed)
-    collator = Collator(rows, task, sampler, spec.token_dropout, spec.mixup)
-    live = rows.live
-    with _global_state_kept(), guard(out):
-        out.mkdir(parents=True, exist_ok=True)
-        clear_strays(out, key)
-        resumed = newest(out, key)
-        if resumed is None:
-            (out / BEST).unlink(missing_ok=True)
-        distil = Distil(model, terms, None if live is None else live.model, Wanted() if live is None else live.wanted)
-        trainer = DistilTrainer(
-            distil,
-            arguments(spec, steps, out),
-            rows,
-            collator,
-            sampler,
-            key=key,
-            evaluate_student=evaluate,
-            keep_best=spec.keep == "best",
-            callbacks=[_Epochs(sampler), _Journal(log, phase), _Bar(progress, phase, steps)],
+    with repeatable():
+        trainer = make_trainer(
+            model, terms, task, rows, spec, out, key=key, evaluate=evaluate, progress=progress, phase=phase
         )
-        if resumed is not None:
-            step, value = json.loads((resumed / "complete.json").read_text(encoding="utf-8"))["best"]
-            trainer.best = (int(step), float(value))
-        started = time.perf_counter()
-        trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
-        seconds = time.perf_counter() - started
-        history: list[dict[str, float]] = trainer.state.log_history
-        if evaluate is not None and not any("validation" in e and e["step"] == steps for e in history):
-            trainer.evaluate()
-        best = _keep(model, trainer, out) if spec.keep == "best" else steps
-    if any(not bool(torch.isfinite(p).all()) for p in model.parameters()):
-        raise TrainingError(f"{phase}: a weight is no finite number after {steps} steps. Lower training.learning_rate.")
+        if log is not None and trainer.args.process_index == 0:
+            trainer.add_callback(JsonLog(log, phase, trainer.checkpoints.history()))
+        live = [] if rows.live is None else [rows.live.model]
+        with full_precision_heads([] if spec.precision == "fp32" else [model, *live], len(task.labels)):
+            trainer.resume(trainer.checkpoints.newest())
+        state = trainer.state
+        if spec.keep == "best" and state.best_global_step is not None:
+            model.load_state_dict(trainer.checkpoints.load_best(state.best_global_step))
     model.eval()
-    done = steps - (0 if resumed is None else int(resumed.name.rsplit("-", 1)[1]))
+    clock = trainer.clock
     return TrainingFacts(
-        steps=steps,
-        epochs=round(trainer.state.epoch or 0.0, 4),
-        rows_per_second=round(done * spec.batch_size * spec.accumulate / max(seconds, 1e-9), 1),
-        seconds=seconds,
-        curve=_curve(trainer.state.log_history),
-        best_step=best,
+        steps=state.global_step,
+        epochs=round(state.global_step / trainer.batches.steps, 4),
+        rows_per_second=round(clock.rows / max(clock.busy, 1e-9), 1),
+        seconds=round(clock.total, 3),
+        curve=curve(state.log_history),
+        best_step=state.best_global_step or state.global_step,
+        initial={},
     )
 
 
-def _keep(model: nn.Module, trainer: DistilTrainer, out: Path) -> int:
-    """Load the best weights back; returns their step."""
-    if (out / BEST).is_file():
-        load_model(model, str(out / BEST))
-        return trainer.best[0]
-    return trainer.state.global_step
-
-
-def _curve(history: list[dict[str, float]]) -> list[dict[str, float]]:
-    """One point a step: loss, terms, learning rate and validation, whichever were logged there."""
-    points: dict[int, dict[str, float]] = {}
-    for entry in history:
-        if "loss" in entry or "validation" in entry:
-            point = points.setdefault(int(entry["step"]), {"step": float(entry["step"])})
-            point |= {k: round(float(v), 6) for k, v in entry.items() if k in ("loss", "validation") or k[:5] == "term_"}
-    return [points[step] for step in sorted(points)]
-
-
-@contextmanager
-def _global_state_kept() -> Generator[None]:
-    """Transformers seeds and talks globally; put both back."""
-    python, numpy_state, level = random.getstate(), np.random.get_state(), logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        logging.set_verbosity(level)
-        random.setstate(python)
-        np.random.set_state(numpy_state)
-
-
-class _Epochs(TrainerCallback):
-    """Tells the sampler its epoch before batches are drawn, also after a resume."""
-
-    def __init__(self, sampler: LengthGroups) -> None:
-        self.sampler = sampler
-
-    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.sampler.set_epoch(int((state.epoch or 0.0) + 1e-6))
-
-
-class _Journal(TrainerCallback):
-    """Appends what is logged to a JSON Lines file."""
-
-    def __init__(self, path: Path | None, phase: str) -> None:
-        self.path, self.phase = path, phase
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
-    ) -> None:
-        if self.path is None or not ("loss" in logs or "validation" in logs):
-            return
-        with guard(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps({"phase": self.phase, "step": state.global_step, **logs}) + "\n")
-
-
-class _Bar(TrainerCallback):
-    """Moves the caller's progress bar, at most five times a second."""
-
-    def __init__(self, progress: Progress | None, phase: str, steps: int) -> None:
-        self.progress, self.phase, self.steps, self.shown = progress, phase, steps, 0.0
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        now = time.monotonic()
-        if self.progress is not None and (now - self.shown > 0.2 or state.global_step == self.steps):
-            self.shown = now
-            self.progress(f"training the {self.phase.replace('_', ' ')}", state.global_step, self.steps)
+def make_trainer(
+    model: nn.Module,
+    terms: Terms,
+    task: Task,
+    rows: TrainingRows,
+    spec: TrainingSpec,
+    out: Path,
+    *,
+    key: str,
+    evaluate: Evaluate | None = None,
+    progress: Progress | None = None,
+    phase: str = "student",
+) -> DistilTrainer:
+    """The trainer that `train` runs; for those who want to watch it step by step."""
+    steps = total_steps(spec, len(rows))
+    args = training_arguments(spec, steps, out)
+    checkpoints = Checkpoints(out, key)
+    if args.process_index == 0:
+        checkpoints.prepare()
+    if args.world_size > 1:
+        dist.barrier()
+    callbacks: list[TrainerCallback] = [
+        Schedule(steps, log_every=log_every(spec, steps), evaluations=spec.evaluations, checkpoints=spec.checkpoints)
+    ]
+    if args.process_index == 0 and progress is not None:
+        callbacks.append(Bar(progress, phase))
+    if args.process_index == 0 and spec.tensorboard:
+        callbacks.append(Events(out.parent / "tensorboard" / phase))
+    if rows.live is not None:
+        rows.live.model.to(args.device)
+    batches = Batches(
+        rows.student.lengths, batch_size=spec.batch_size, accumulate=spec.accumulate, seed=spec.seed,
+        world=args.world_size, rank=args.process_index,
+    )  # fmt: skip
+    unpooled = any(key.pool == "none" for key in terms.wanted_student.hidden)
+    collator = Collator(
+        rows, task, seed=spec.seed, token_dropout=spec.token_dropout, mixup=spec.mixup, in_place=unpooled
+    )
+    args.gradient_accumulation_steps = batches.a_step
+    return DistilTrainer(
+        Distil(model, terms, rows.live), args, batches, collator, checkpoints=checkpoints, evaluate=evaluate,
+        keep_best=spec.keep == "best", phase=phase, callbacks=callbacks,
+    )  # fmt: skip

@@ -1,178 +1,312 @@
-"""A `transformers.Trainer` that holds no maths: batches, counting, logging, checkpoints and the stop on NaN.
+"""A `transformers.Trainer` that holds no maths: it counts, steps, logs, evaluates, saves, and stops on NaN.
 
-The step's denominators are the kept rows of each term over all its micro-batches and processes, counted in
-`get_batch_samples` before the forward pass; the loss is scaled by us, so Transformers' own scaling is switched off.
+The denominators of a step are the kept rows of each term over all its micro-batches and all processes. They are
+counted in `get_batch_samples`, before the first forward pass of the step, and handed to the module, which divides by
+them; so Transformers' own scaling by accumulation and items is off, and DDP's mean over processes is undone.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from attar.errors import TrainingError
-from attar.storage import atomic_write, guard
+from attar.training.checkpoints import STATE, WEIGHTS, Checkpoints, Mark, load
+from attar.training.collate import Collator
 from attar.training.distil import Distil
-from attar.training.rows import Batch, Collator, LengthGroups, RowNumbers, TrainingRows
+from attar.training.rows import Batches, Places
 
-MARKER = "complete.json"
-BEST = "best.safetensors"
-Evaluate = Callable[[nn.Module], float]
+_ROWS = "rows of the step"
+
+
+class Evaluate(Protocol):
+    """Quality of a model on validation; higher is better, NaN where it is not defined."""
+
+    def __call__(self, model: nn.Module, /) -> float:
+        """Called with the student, in eval mode, on the training device."""
+        ...
+
+
+@dataclass
+class Clock:
+    """What a training has taken, over all the processes that carried it."""
+
+    seconds: float = 0.0
+    """Wall time before `started`."""
+    aside: float = 0.0
+    """Of all wall time, spent on evaluation and checkpoints."""
+    rows: int = 0
+    started: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Wall time until now."""
+        return self.seconds + time.perf_counter() - self.started
+
+    @property
+    def busy(self) -> float:
+        """Wall time spent on steps."""
+        return self.total - self.aside
+
+    @contextmanager
+    def apart(self) -> Generator[None]:
+        """Count the block's time as spent aside."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.aside += time.perf_counter() - start
 
 
 class DistilTrainer(Trainer):
-    """Trains a `Distil`. `key` marks checkpoints, so that only those of the same training are resumed."""
+    """Trains a `Distil`; see `attar.training.train.train`, which sets it up.
+
+    Raises TrainingError where loss, gradient or weights stop being finite. On a CPU that is seen in the step itself,
+    before weights are changed; elsewhere a flag on the device is read at logged steps, so that no step waits for it.
+    """
 
     loss_is_scaled_for_ga = True
 
     def __init__(
-        self, model: Distil, args: TrainingArguments, rows: TrainingRows, collator: Collator, sampler: LengthGroups,
-        *, key: str, evaluate_student: Evaluate | None, keep_best: bool, callbacks: list[TrainerCallback],
-    ) -> None:  # fmt: skip
-        numbers = RowNumbers(len(rows))
+        self,
+        distil: Distil,
+        args: TrainingArguments,
+        batches: Batches,
+        collator: Collator,
+        *,
+        checkpoints: Checkpoints,
+        evaluate: Evaluate | None,
+        keep_best: bool,
+        phase: str,
+        callbacks: list[TrainerCallback],
+    ) -> None:
+        places = Places(len(batches.lengths))
         super().__init__(
-            model=model, args=args, train_dataset=numbers, eval_dataset=numbers,
-            data_collator=cast("Any", collator), callbacks=callbacks,
-        )  # fmt: skip
+            model=distil, args=args, train_dataset=places, data_collator=cast("Any", collator), callbacks=callbacks
+        )
         self.remove_callback(PrinterCallback)
-        self._sampler, self._key = sampler, key
-        self._evaluate_student, self._keep_best = evaluate_student, keep_best
-        self.best: tuple[int, float] = (0, -math.inf)
-        self._term_sums: dict[str, Tensor] = {}
-        self._distil = model
-        model.place_teacher(args.device)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise TrainingError(
+                "accelerate asks for FSDP or DeepSpeed; attar trains on one device or with DDP (torchrun)."
+            )
+        self.distil, self.batches, self.checkpoints, self.phase = distil, batches, checkpoints, phase
+        self.clock = Clock()
+        self._evaluate_student, self._keep_best = evaluate, keep_best
+        self._terms: dict[str, Tensor] = {}
+        self._last: dict[str, Tensor] = {}
+        self._since = (0, 0, 0.0)
+        """Step, rows and busy seconds at the last logged step."""
+        self._sound = torch.ones((), dtype=torch.bool, device=args.device)
+
+    # ---- Batches and loss ----
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Batches of row numbers, grouped by length; the collator does the rest in this process."""
-        loader: DataLoader[Any] = DataLoader(
-            cast("RowNumbers", self.train_dataset),
-            batch_sampler=self._sampler,
+        """Micro-batches of one process. Not wrapped by accelerate, which would cut them anew and hold one back."""
+        args = self.args
+        return _Loader(
+            cast("Places", self.train_dataset),
+            batch_sampler=cast("Any", self.batches),
             collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
+            num_workers=args.dataloader_num_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            persistent_workers=args.dataloader_persistent_workers,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            pin_memory=args.dataloader_pin_memory,
+            generator=torch.Generator(),
         )
-        return cast("DataLoader[Any]", self.accelerator.prepare(loader))
 
     def get_batch_samples(
-        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
-    ) -> tuple[list[Batch], Any]:
-        """The micro-batches of one step, each with the whole step's counts by term."""
-        batches: list[Batch] = []
-        for _ in range(num_batches):
-            batch = next(epoch_iterator, None)
-            if batch is None:
-                break
-            batches.append(batch)
-        counts: dict[str, float] = dict.fromkeys(self._distil.terms.names, 0.0)
-        for batch in batches:
-            mask = batch["student"].get("attention_mask")
-            kept = self._distil.terms.kept(batch["labels"], len(batch["labels"]), mask)
-            for name, value in kept.items():
-                counts[name] += value
-        if dist.is_initialized():
-            summed = torch.tensor([counts[name] for name in sorted(counts)], dtype=torch.float64, device=device)
+        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], Any]:
+        """The micro-batches of one step, each with the kept rows of the whole step, by term, under `counts`."""
+        samples = list(islice(epoch_iterator, num_batches))
+        terms = self.distil.terms
+        sums = dict.fromkeys([*terms.names, _ROWS], 0)
+        for batch in samples:
+            labels = cast("Tensor", batch["labels"])
+            kept = terms.kept(labels, len(labels), batch["inputs"].get("attention_mask"))
+            for name, count in {**kept, _ROWS: len(labels)}.items():
+                sums[name] += count
+        if self.args.world_size > 1:
+            summed = torch.tensor(list(sums.values()), dtype=torch.int64, device=device)
             dist.all_reduce(summed)
-            counts = dict(zip(sorted(counts), summed.tolist(), strict=True))
-        for batch in batches:
-            batch["counts"] = counts
-        return batches, None
+            sums = dict(zip(sums, summed.tolist(), strict=True))
+        rows = sums.pop(_ROWS)
+        self.clock.rows += rows
+        for batch in samples:
+            batch["counts"] = sums
+        return samples, rows
 
-    def compute_loss(self, model: nn.Module, inputs: Batch, *args: Any, **kwargs: Any) -> Tensor:
-        """The module's own loss; DDP averages gradients over processes, so the sum needs their number as a factor."""
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The module's loss; times the number of processes, whose gradients DDP averages."""
         try:
-            total, terms = model(**inputs)
+            loss, terms = cast("tuple[Tensor, dict[str, Tensor]]", model(**inputs))
         except TrainingError as error:
-            raise self._stop(str(error)) from error
+            raise self._stopped(str(error)) from error
+        self._last = terms
         for name, value in terms.items():
-            self._term_sums[name] = self._term_sums[name] + value if name in self._term_sums else value
-        value = total.detach()
-        if value.device.type == "cpu" and not math.isfinite(float(value)):
-            raise self._stop(f"the loss is {float(value)}", terms)
-        return total * dist.get_world_size() if dist.is_initialized() else total
+            self._terms[name] = self._terms[name] + value if name in self._terms else value
+        self._watch(loss.detach(), "loss")
+        loss = loss * self.args.world_size if self.args.world_size > 1 else loss
+        return (loss, terms) if return_outputs else loss
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add each term's mean over the logged steps, and stop where the loss is no number."""
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Weights to decay: all but biases, vectors, and parameters of normalisation layers."""
+        norms = {
+            id(p) for part in model.modules() if "norm" in type(part).__name__.lower() for p in part.parameters(False)
+        }
+        return [
+            name
+            for name, p in model.named_parameters()
+            if p.dim() > 1 and id(p) not in norms and "bias" not in name.rpartition(".")[2]
+        ]
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The norm that clipping found, watched; without clipping none is computed."""
+        if isinstance(grad_norm, Tensor) and self.accelerator.scaler is None:
+            self._watch(grad_norm, "gradient's norm")
+        return grad_norm
+
+    # ---- Logging and evaluation ----
+
+    def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
+        """Add each term's mean over the steps since the last log, and the speed."""
         if "loss" in logs:
-            steps = max(1, self.state.global_step - getattr(self, "_last_terms_step", self.state.global_step - 1))
-            self._last_terms_step = self.state.global_step
-            for name, value in self._term_sums.items():
-                logs[f"term_{name}"] = float(value) / steps
-            self._term_sums.clear()
-            if not math.isfinite(logs["loss"]):
-                raise self._stop(f"the loss is {logs['loss']}")
+            if not bool(self._sound):
+                raise self._stopped("the loss or its gradient is not finite")
+            steps = self.state.global_step - self._since[0]
+            logs["terms"] = self._mean_terms(steps)
+            busy = self.clock.busy
+            logs["rows_per_second"] = round((self.clock.rows - self._since[1]) / max(busy - self._since[2], 1e-9), 1)
+            self._since = (self.state.global_step, self.clock.rows, busy)
         super().log(logs, start_time)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Quality on validation by the caller's function; the best weights are put aside where they are to be kept."""
+        """Quality on validation, asked of the caller's function by the first process; notes and keeps the best."""
         if self._evaluate_student is None:
-            return {}
-        value = self._evaluate_student(self._distil.student)
-        self._distil.train()
-        self.log({"validation": value})
-        if self._keep_best and value > self.best[1]:
-            self.best = (self.state.global_step, value)
-            self._save_best()
-        return {"eval_quality": value}
+            metrics: dict[str, float] = {}
+        else:
+            with self.clock.apart():
+                value = self._validate()
+                state = self.state
+                if value > (-math.inf if state.best_metric is None else state.best_metric):
+                    state.best_metric, state.best_global_step = value, state.global_step
+                    if self._keep_best and self.args.process_index == 0:
+                        self.checkpoints.save_best(state.global_step, self.distil.student.state_dict())
+            metrics = {"validation": value}
+            self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
-    def _save_best(self) -> None:
-        from safetensors.torch import save_model
+    def _validate(self) -> float:
+        value = torch.zeros((), dtype=torch.float64, device=None if self._on_mps() else self.args.device)
+        if self.args.process_index == 0 and self._evaluate_student is not None:
+            self.distil.eval()
+            value += float(self._evaluate_student(self.distil.student))
+            self.distil.train()
+        if self.args.world_size > 1:
+            dist.all_reduce(value)
+        return float(value)
 
-        folder = Path(cast("str", self.args.output_dir))
-        with guard(folder):
-            partial = folder / f".{BEST}"
-            save_model(self._distil.student, str(partial))
-            partial.replace(folder / BEST)
-        atomic_write(folder / "best.json", json.dumps({"key": self._key, "best": self.best}))
+    def _mean_terms(self, steps: int) -> dict[str, float]:
+        names = list(self._terms)
+        sums = torch.stack([value.double() if not self._on_mps() else value for value in self._terms.values()])
+        if self.args.world_size > 1:
+            dist.all_reduce(sums)
+        self._terms = {}
+        return {name: value / steps for name, value in sorted(zip(names, sums.tolist(), strict=True))}
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint and, last of all, the mark that it is whole. Weights that are no numbers are not written."""
-        if any(not bool(torch.isfinite(p).all()) for p in self._distil.parameters()):
-            raise self._stop("a weight is no finite number")
-        folder = Path(cast("str", self.args.output_dir))
-        with guard(folder):
-            super()._save_checkpoint(model, trial)
-            place = folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            atomic_write(place / MARKER, json.dumps({"key": self._key, "best": self.best}))
+    def _on_mps(self) -> bool:
+        return self.args.device.type == "mps"  # it has no float64
 
-    def _stop(self, cause: str, terms: dict[str, Tensor] | None = None) -> TrainingError:
-        told = "" if not terms else " Terms: " + ", ".join(f"{n} {float(v):.4g}" for n, v in terms.items()) + "."
-        good = newest(Path(cast("str", self.args.output_dir)), self._key)
-        kept = f"The last good checkpoint is kept: {good}." if good else "No checkpoint was written before."
-        rates = self.lr_scheduler.get_last_lr() if self.lr_scheduler is not None else [self.args.learning_rate]
+    # ---- Checkpoints ----
+
+    def resume(self, found: tuple[Path, Mark] | None) -> None:
+        """Train to the end, from a checkpoint if one was found; a checkpoint of the last step is only loaded."""
+        mark = None if found is None else found[1]
+        self.clock = Clock() if mark is None else Clock(mark.seconds, mark.seconds - mark.busy, mark.rows)
+        self.clock.started = time.perf_counter()
+        self._since = (0, 0, 0.0) if mark is None else (mark.step, mark.rows, mark.busy)
+        if found is not None and found[1].step >= self.args.max_steps:
+            self._load_from_checkpoint(str(found[0]))
+            self.state = type(self.state).load_from_json(str(found[0] / STATE))
+        else:
+            self.train(resume_from_checkpoint=None if found is None else str(found[0]))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        """Write all that the next process needs; weights that are not finite are refused instead."""
+        if not all(bool(p.isfinite().all()) for p in self.distil.parameters()):
+            raise self._stopped("a weight is not finite")
+        step, clock = self.state.global_step, self.clock
+        with clock.apart():
+            if self.args.process_index == 0:
+                mark = Mark(
+                    self.checkpoints.key, step, clock.total, clock.busy, clock.rows, self.state.best_global_step
+                )
+                with self.checkpoints.writing(mark) as place:
+                    torch.save(self.distil.state_dict(), place / WEIGHTS)
+                    self._save_optimizer_and_scheduler(str(place))
+                    self._save_scaler(str(place))
+                    self._share_folder(place)
+                    self._save_rng_state(str(place))
+                    self.state.save_to_json(str(place / STATE))
+                    self._meet()
+            else:
+                self._save_rng_state(str(self._share_folder(None)))
+                self._meet()
+
+    def _share_folder(self, place: Path | None) -> Path:
+        """Tell the other processes where the checkpoint is being written."""
+        told = [str(place)]
+        if self.args.world_size > 1:
+            dist.broadcast_object_list(told)
+        return Path(told[0])
+
+    def _meet(self) -> None:
+        if self.args.world_size > 1:
+            dist.barrier()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Weights of student and projectors."""
+        self.distil.load_state_dict(load(Path(resume_from_checkpoint) / WEIGHTS))
+
+    # ---- Stopping ----
+
+    def _watch(self, value: Tensor, what: str) -> None:
+        if value.device.type != "cpu":
+            self._sound &= value.isfinite().all()
+        elif not math.isfinite(value.item()):
+            raise self._stopped(f"the {what} is {value.item()}")
+
+    def _stopped(self, cause: str) -> TrainingError:
+        rate = self._get_learning_rate()
+        terms = ", ".join(f"{name} {float(value):.4g}" for name, value in self._last.items()) or "none yet"
+        good = self.checkpoints.newest()
+        kept = f"The last good checkpoint is kept: {good[0]}." if good else "No checkpoint was written before."
         return TrainingError(
-            f"training stopped in step {self.state.global_step + 1}: {cause}.{told} Learning rate {rates[0]:.3g}. {kept} "
-            "Lower training.learning_rate, raise training.warmup or set training.clip, and check the data for NaN."
+            f"{self.phase}: training stopped in step {self.state.global_step + 1} of {self.args.max_steps} "
+            f"(learning rate {rate:.3g}; last terms: {terms}): {cause.rstrip('.')}. {kept} "
+            "Lower training.learning_rate, raise training.warmup, set training.clip or use training.precision: fp32, "
+            "and check the data for NaN; then run again."
         )
 
 
-def newest(folder: Path, key: str) -> Path | None:
-    """The newest whole checkpoint of the same training; others, and half-written ones, are passed over."""
-    found: list[tuple[int, Path]] = []
-    for marker in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{MARKER}"):
-        try:
-            if json.loads(marker.read_text(encoding="utf-8"))["key"] == key:
-                found.append((int(marker.parent.name.rsplit("-", 1)[1]), marker.parent))
-        except (ValueError, KeyError):
-            continue
-    return max(found)[1] if found else None
+class _Loader(DataLoader[Any]):
+    """A DataLoader that hands the epoch on to its batches, which is where the Trainer looks for it."""
 
-
-def clear_strays(folder: Path, key: str) -> None:
-    """Remove half-written checkpoints and those of another training, so that nothing of them is mixed in."""
-    for place in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        try:
-            same = json.loads((place / MARKER).read_text(encoding="utf-8"))["key"] == key
-        except (OSError, ValueError, KeyError):
-            same = False
-        if not same:
-            shutil.rmtree(place, ignore_errors=True)
+    def set_epoch(self, epoch: int) -> None:
+        cast("Batches", self.batch_sampler).set_epoch(epoch)

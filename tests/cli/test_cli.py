@@ -1,0 +1,214 @@
+"""The command line as a user meets it: in a process of its own, judged by its output and exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from run_parts import make
+
+ATTAR = [sys.executable, "-W", "error", "-c", "from attar.cli import main; main()"]
+
+
+def attar(*words: object, cwd: Path | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*ATTAR, *map(str, words)], capture_output=True, text=True, check=False, cwd=cwd, input=stdin, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("cli")
+    make(root, export=[{"kind": "onnx", "precision": "fp32"}])
+    done = attar("distill", root / "recipe.yaml", "--out", root / "out")
+    assert done.returncode == 0, done.stderr
+    assert "report:" in done.stdout
+    assert "out/report.html" in done.stdout
+    return root / "out"
+
+
+def test_help_and_version_answer_at_once() -> None:
+    seconds = []
+    for _ in range(3):
+        start = os.times().children_user + os.times().children_system
+        assert attar("--help").returncode == 0
+        seconds.append(os.times().children_user + os.times().children_system - start)
+    assert min(seconds) < 0.5, "processor seconds of attar --help"
+    assert attar("--version").stdout.startswith("attar 0.")
+
+
+def test_five_mistakes_come_with_their_lines(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(
+        """name: five
+task: {kind: text_clasification}
+teacher:
+  kind: local
+  model: some/model
+  fitt: full
+data: {source: 3}
+student: {kind: from_teacher, layers: 2}
+objectives:
+  - {kind: forward_lk}
+training: {epochs: -1}
+"""
+    )
+    start = os.times().children_user + os.times().children_system
+    done = attar("check", tmp_path / "r.yaml")
+    spent = os.times().children_user + os.times().children_system - start
+    assert done.returncode == 2
+    for place, word in (
+        (":2 ", "text_classification"),
+        (":6 ", "fit"),
+        (":7 ", "source"),
+        (":10 ", "forward_kl"),
+        (":11 ", "epochs"),
+    ):
+        assert any(place in line and word in line for line in done.stderr.splitlines()), (place, word, done.stderr)
+    assert spent < 1.0, "processor seconds of attar check"
+
+
+def test_init_writes_a_recipe_that_only_lacks_its_inputs(tmp_path: Path) -> None:
+    done = attar("init", "mine.yaml", "--schema", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "kind: text_classification" in (tmp_path / "mine.yaml").read_text()
+    assert json.loads((tmp_path / "recipe.schema.json").read_text())["properties"]
+    again = attar("init", "mine.yaml", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "exists already" in again.stderr
+
+
+def test_check_plans_without_doing(tmp_path: Path) -> None:
+    path = make(tmp_path)
+    done = attar("check", path)
+    assert done.returncode == 0, done.stderr
+    for word in ("teacher", "student", "signals", "memory", "policy: allow"):
+        assert word in done.stdout, word
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "recipe.yaml", "teacher"]
+
+
+def test_set_overrides_and_wrong_paths_are_told(tmp_path: Path) -> None:
+    path = make(tmp_path)
+    done = attar("check", path, "--set", "training.epoch=3")
+    assert done.returncode == 2
+    assert "training.epoch" in done.stderr
+    assert "epochs" in done.stderr
+
+
+def test_policy_stops_with_its_own_code(tmp_path: Path) -> None:
+    path = make(tmp_path)
+    fields = json.loads(path.read_text())
+    del fields["teacher"]["licence"]
+    path.write_text(json.dumps(fields))
+    done = attar("distill", path, "--out", tmp_path / "out")
+    assert done.returncode == 4
+    assert "licence" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missed_budget_has_its_own_code_and_keeps_everything(tmp_path: Path) -> None:
+    path = make(tmp_path, training={"max_steps": 2, "evaluations": 1}, budget={"min_retention": 1.0})
+    fields = json.loads(path.read_text())
+    fields["objectives"] = [{"kind": "hard_labels", "weight": 0.0}]
+    path.write_text(json.dumps(fields))
+    done = attar("distill", path, "--out", tmp_path / "out")
+    assert done.returncode == 3, done.stderr
+    assert "budget missed: min_retention" in done.stderr
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_predict_from_checkpoint_and_file(run_folder: Path) -> None:
+    done = attar("predict", run_folder, "my card number 3 is lost today", "--top", 2)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert len(answer["answers"]) == 2
+    exported = attar(
+        "predict", run_folder, "-", "--artifact", "onnx-fp32", "--top", 2, stdin="my card number 3 is lost today\n"
+    )
+    assert json.loads(exported.stdout)["answers"][0]["label"] == answer["answers"][0]["label"]
+    wrong = attar("predict", run_folder, "x", "--artifact", "onnx-int8")
+    assert wrong.returncode == 8
+    assert "onnx-fp32" in wrong.stderr
+
+
+def test_evaluate_compare_and_report(run_folder: Path) -> None:
+    assert attar("evaluate", run_folder).returncode == 0
+    other = attar("evaluate", run_folder, "--data", run_folder.parent / "data", "--split", "test")
+    assert other.returncode == 0, other.stderr
+    found = json.loads(other.stdout)
+    assert found["n"] == 48
+    assert found["value"] == pytest.approx(json.loads((run_folder / "run.json").read_text())["quality"]["student"])
+    table = attar("compare", run_folder, run_folder)
+    assert table.returncode == 0, table.stderr
+    before = (run_folder / "report.html").read_bytes()
+    (run_folder / "report.html").unlink()
+    assert attar("report", run_folder).returncode == 0
+    assert (run_folder / "report.html").read_bytes() == before
+    nowhere = attar("report", run_folder / "nothing")
+    assert nowhere.returncode != 0
+    assert "run.json" in nowhere.stderr
+
+
+def test_export_adds_a_file_to_a_finished_run(run_folder: Path) -> None:
+    done = attar("export", run_folder, "--precision", "int8")
+    assert done.returncode in (0, 8), (
+        done.stderr
+    )  # a student this small may fail int8's parity bound: then it is refused
+    if done.returncode == 0:
+        assert (run_folder / "export" / "onnx-int8" / "model.onnx").is_file()
+    else:
+        assert not (run_folder / "export" / "onnx-int8").exists()
+
+
+def test_store_commands(run_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    store = next((run_folder / "store" / "signals").iterdir())
+    copy = tmp_path / store.name
+    shutil.copytree(store, copy)
+    assert attar("store", "verify", copy).returncode == 0
+    assert "offers" in attar("store", "show", copy).stdout
+    shard = next(copy.glob("*.safetensors"))
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    bad = attar("store", "verify", copy)
+    assert bad.returncode == 6
+    assert shard.name in bad.stderr
+    assert attar("store", "prune", copy).returncode == 0
+    assert not shard.exists()
+
+
+def test_a_store_is_labelled_for_elsewhere(tmp_path: Path) -> None:
+    path = make(tmp_path)
+    done = attar("label", path, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "kind: stored" in done.stdout
+
+
+def test_interrupting_is_clean_and_the_rerun_finishes(tmp_path: Path) -> None:
+    path = make(tmp_path, training={"epochs": 400, "batch_size": 16, "evaluations": 2, "checkpoints": 50})
+    command = [*ATTAR, "distill", str(path), "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 200
+    while not list((tmp_path / "out").glob("checkpoints/student/*")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130, error
+    assert "the same command resumes" in error
+    assert "Traceback" not in error
+    done = attar("distill", path, "--out", tmp_path / "out", "--set", "training.epochs=1")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("words", "code"), [(["distill"], 2), (["nonsense"], 2), (["check", "no-such.yaml"], 2)])
+def test_wrong_use_is_told_in_one_line(words: list[str], code: int) -> None:
+    done = attar(*words)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
