@@ -26,8 +26,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from threading import Semaphore, Thread
 from typing import Any
@@ -127,8 +129,9 @@ def prepare(place: Path, rows: int) -> Ground:
     return Ground(task, tokenizer, encoded, TrainingRows(encoded, tokenizer, store.reader(keys, wanted)), alone)
 
 
-def bare_steps(ground: Ground, shape: tuple[int, int], spec: TrainingSpec, steps: int) -> Iterator[None]:
-    """The hand-written loop, one step at a `next`."""
+def bare_run(ground: Ground, shape: tuple[int, int], spec: TrainingSpec, turns: InTurn) -> None:
+    """The hand-written loop."""
+    steps = spec.max_steps or 0
     terms = ground.terms(shape, DISTIL)
     distil = Distil(ground.student(shape), terms).train()
     collator = Collator(ground.distil, ground.task, seed=0, token_dropout=0.0, mixup=0.0, in_place=False)
@@ -141,9 +144,10 @@ def bare_steps(ground: Ground, shape: tuple[int, int], spec: TrainingSpec, steps
     ]
     optimizer = torch.optim.AdamW(groups, lr=spec.learning_rate, fused=True)
     schedule = get_scheduler("cosine", optimizer, num_warmup_steps=steps // 20, num_training_steps=steps)
-    for epoch in range(steps):
+    turns.wait()
+    for epoch in range(-(-steps // len(batches))):
         batches.set_epoch(epoch)
-        for at in batches:
+        for at in islice(batches, steps - epoch * len(batches)):
             batch = collator(at)
             counts = dict.fromkeys(terms.names, len(at.rows))
             distil(**batch, counts=counts)[0].backward()
@@ -151,15 +155,15 @@ def bare_steps(ground: Ground, shape: tuple[int, int], spec: TrainingSpec, steps
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-            yield
+            turns.on_step_end()
 
 
 class InTurn(TrainerCallback):
-    """A training of attar in a thread of its own, that takes one step when it is told to."""
+    """A training in a thread of its own, that takes one step when it is told to; `run` calls `wait` before each."""
 
-    def __init__(self, ground: Ground, shape: tuple[int, int], specs: Any, spec: TrainingSpec) -> None:
+    def __init__(self, run: Callable[[InTurn], None]) -> None:
         self._go, self._done, self._mark, self._seconds = Semaphore(0), Semaphore(0), 0.0, 0.0
-        self._thread = Thread(target=self._run, args=(ground, shape, specs, spec, torch.get_num_threads()), daemon=True)
+        self._thread = Thread(target=self._start, args=(run, torch.get_num_threads()), daemon=True)
         self._thread.start()
 
     def step(self) -> float:
@@ -173,53 +177,55 @@ class InTurn(TrainerCallback):
         self._go.release()
         self._thread.join()
 
+    def wait(self) -> None:
+        """Wait for the turn."""
+        self._go.acquire()
+        self._mark = time.perf_counter()
+
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Wait for the first turn."""
-        self._wait()
+        self.wait()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """Give the turn back, and wait for the next."""
         self._seconds = time.perf_counter() - self._mark
         self._done.release()
-        self._wait()
+        self.wait()
 
-    def _wait(self) -> None:
-        self._go.acquire()
-        self._mark = time.perf_counter()
-
-    def _run(self, ground: Ground, shape: tuple[int, int], specs: Any, spec: TrainingSpec, threads: int) -> None:
+    def _start(self, run: Callable[[InTurn], None], threads: int) -> None:
         torch.set_num_threads(threads)
-        rows = ground.alone if specs is ALONE else ground.distil
-        with tempfile.TemporaryDirectory() as place:
-            out = Path(place) / "checkpoints"
-            trainer = make_trainer(
-                ground.student(shape), ground.terms(shape, specs), ground.task, rows, spec, out, key=""
-            )  # fmt: skip
-            trainer.add_callback(JsonLog(Path(place) / "log.jsonl", "student", []))
-            trainer.add_callback(self)
-            trainer.resume(None)
+        run(self)
+
+
+def attar_run(ground: Ground, shape: tuple[int, int], specs: Any, spec: TrainingSpec, turns: InTurn) -> None:
+    """A training of attar, with its log and a checkpoint at the end."""
+    rows = ground.alone if specs is ALONE else ground.distil
+    with tempfile.TemporaryDirectory() as place:
+        out = Path(place) / "checkpoints"
+        trainer = make_trainer(ground.student(shape), ground.terms(shape, specs), ground.task, rows, spec, out, key="")
+        trainer.add_callback(JsonLog(Path(place) / "log.jsonl", "student", []))
+        trainer.add_callback(turns)
+        trainer.resume(None)
 
 
 def compare(ground: Ground, shape: tuple[int, int], spec: TrainingSpec, pairs: int) -> dict[str, Any]:
     """Both ratios for one student."""
     steps = pairs + WARM_UP
     spec = spec.model_copy(update={"max_steps": steps})
-    bare = bare_steps(ground, shape, spec, steps)
-
-    def bare_step() -> float:
-        torch.use_deterministic_algorithms(False)
-        start = time.perf_counter()
-        next(bare)
-        seconds = time.perf_counter() - start
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        return seconds
-
     with repeatable():
-        stored = InTurn(ground, shape, DISTIL, spec)
-        alone = InTurn(ground, shape, ALONE, spec)
-        found = interleave({"stored": stored.step, "bare": bare_step, "alone": alone.step}, steps)
-        stored.finish()
-        alone.finish()
+        stored = InTurn(partial(attar_run, ground, shape, DISTIL, spec))
+        alone = InTurn(partial(attar_run, ground, shape, ALONE, spec))
+        bare = InTurn(partial(bare_run, ground, shape, spec))
+
+        def bare_step() -> float:
+            torch.use_deterministic_algorithms(False)
+            seconds = bare.step()
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            return seconds
+
+        found = interleave({"bare": bare_step, "stored": stored.step, "alone": alone.step}, steps)
+        for one in (stored, alone, bare):
+            one.finish()
     times = {name: seconds[WARM_UP:] for name, seconds in found.items()}
     return {
         "step_over_bare": ratio(times["stored"], times["bare"]).model_dump(),

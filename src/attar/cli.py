@@ -1,7 +1,7 @@
 """The command line. Each command imports what it needs when it runs, so that `--help` and `check` answer at once.
 
-Exit codes are those of `attar.errors`: 0 done, 1 error, 2 recipe or options, 3 budget missed, 4 policy, 5 data, 6 teacher
-or store, 7 training, 8 export, 9 disk, 10 missing package, 130 interrupted.
+Exit codes are those of `attar.errors`: 0 done, 1 error, 2 recipe or options, 3 budget missed, 4 policy, 5 data,
+6 teacher or store, 7 training, 8 export, 9 disk, 10 missing package, 130 interrupted.
 """
 
 from __future__ import annotations

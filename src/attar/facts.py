@@ -1,7 +1,7 @@
 """The records that stages pass on; together they are `run.json`, whose JSON Schema is generated from here.
 
-A number carries its conditions: an `Interval` says how many rows it rests on, a `Measurement` its unit, repeats, device,
-threads and method. What was not measured is `None`, and a neighbouring `note` says why.
+A number carries its conditions: an `Interval` says how many rows it rests on, a `Measurement` its unit, repeats,
+device, threads and method. What was not measured is `None`, and a neighbouring `note` says why.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What can be done with a finished run: ask its student or an exported file, score it on other data, export it again."""
+"""What can be done with a finished run: ask its student or an exported file, score it elsewhere, export it again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset, Image
 
 from attar.answers import answers, probabilities
-from attar.data.load import load_data
+from attar.data.load import load_split
 from attar.errors import DataError, ExportError, RecipeError
 from attar.evaluation.metrics import score
 from attar.evaluation.predict import predict_logits
@@ -22,6 +22,7 @@ from attar.report.load import load_run
 from attar.run import run
 from attar.tasks import make_task
 from attar.tasks.base import Task
+from attar.teachers.origin import quiet
 
 
 def answer(run_folder: Path, inputs: Sequence[str], artifact: str | None = None, top: int = 1) -> list[dict[str, Any]]:
@@ -47,23 +48,19 @@ def answer(run_folder: Path, inputs: Sequence[str], artifact: str | None = None,
 
 
 def score_on(run_folder: Path, source: str, split: str = "test") -> dict[str, Any]:
-    """Quality of a run's student on the labelled rows of another source, in the run's own columns and labels."""
+    """Quality of a run's student on the labelled rows of one split of another source, in the run's columns and labels.
+
+    Raises DataError where the split is absent or has no labels.
+    """
     _, recipe, task = _open(run_folder)
-    fields = recipe.model_dump(mode="json")
-    fields["data"] = {"source": source, "splits": {"train": split, "validation": None, "test": None}}
-    fields["task"]["labels"] = list(task.labels)
-    splits = load_data(recipe_from(fields))
-    if not splits.labelled:
+    rows, labelled = load_split(recipe.task.model_copy(update={"labels": task.labels}), source, split)
+    if not labelled:
         raise DataError(f"{source}: no label column {recipe.task.label!r}; there is nothing to score against.")
-    parts = [splits.train, splits.validation, splits.test]
-    found, labels = [], []
-    for rows in parts:
-        encoded = task.encode(rows, task.load_processor(run_folder / "student"))
-        model = task.load_model(run_folder / "student")
-        found.append(predict_logits(model, task, encoded, task.load_processor(run_folder / "student")))
-        labels.append(encoded.labels)
-    value = score(task.metric, np.concatenate(found), np.concatenate(labels), task.problem)
-    return {"source": source, "split": split, "metric": task.metric, "value": value, "n": sum(map(len, labels))}
+    with quiet():
+        model, processor = task.load_model(run_folder / "student"), task.load_processor(run_folder / "student")
+    encoded = task.encode(rows, processor)
+    value = score(task.metric, predict_logits(model, task, encoded, processor), encoded.labels, task.problem)
+    return {"source": source, "split": split, "metric": task.metric, "value": value, "n": len(encoded)}
 
 
 def export_again(run_folder: Path, kind: str, precision: str, *, say: Callable[[str], None]) -> RunFacts:
@@ -99,8 +96,9 @@ def _rows(recipe: Recipe, inputs: Sequence[str]) -> Dataset:
 
 def _logits(run_folder: Path, facts: RunFacts, task: Task, rows: Dataset, artifact: str | None) -> np.ndarray:
     if artifact is None:
-        processor = task.load_processor(run_folder / "student")
-        return predict_logits(task.load_model(run_folder / "student"), task, task.encode(rows, processor), processor)
+        with quiet():
+            model, processor = task.load_model(run_folder / "student"), task.load_processor(run_folder / "student")
+        return predict_logits(model, task, task.encode(rows, processor), processor)
     made = {f"{a.kind}-{a.precision}": a for a in facts.artifacts}
     if artifact not in made:
         raise ExportError(f"{artifact!r} is not among this run's files: {', '.join(made) or 'none'}.")

@@ -78,6 +78,8 @@ class Ground:
     """Width of each of the teacher's hidden states."""
     store: Store | None = None
     warnings: list[str] = field(default_factory=list[str])
+    truncated: int = 0
+    """Rows that are longer than the limit, over all splits."""
 
     @property
     def signals_key(self) -> str:
@@ -314,6 +316,7 @@ def _label(ground: Ground, spec: LocalTeacherSpec, wanted: Wanted, stages: Stage
     encoded: dict[str, tuple[Encoded, list[str]]] = {
         name: (task.encode(rows, ground.processor), task.content_keys(rows)) for name, rows in parts.items()
     }
+    ground.truncated = sum(rows.truncated for rows, _ in encoded.values())
     facts = {
         "teacher": teacher.source.hash,
         "fitted": hash_folder(teacher.folder) if spec.fit != "none" and teacher.folder else None,

@@ -20,8 +20,8 @@ from attar.evaluation.metrics import score
 from attar.evaluation.predict import predict_logits
 from attar.export.onnx import export_and_check, trace_rows
 from attar.facts import ArtifactFacts, TrainingFacts
-from attar.hashing import hash_value
 from attar.ground import Ground, Objective, Progress
+from attar.hashing import hash_value
 from attar.recipe.objectives import HardLabelsSpec
 from attar.recipe.outcome import ExportSpec
 from attar.signals import Wanted
@@ -144,7 +144,7 @@ def _live(ground: Ground, wanted: Wanted) -> LiveTeacher:
 
 
 def _scorer(ground: Ground, processor: Processor) -> Any:
-    """A function from a model to its quality on validation: the metric, or without labels agreement with the teacher."""
+    """A model's quality on validation as a function: the metric, or without labels agreement with the teacher."""
     task, rows = ground.task, ground.splits.validation
     encoded = task.encode(rows, processor)
     teacher = None if ground.splits.labelled else ground.teacher_logits(rows)

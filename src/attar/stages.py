@@ -74,7 +74,7 @@ def _hashes(outputs: list[Path]) -> list[str]:
 
 @contextmanager
 def locked(out: Path) -> Generator[None]:
-    """Hold a run's folder for this process. Raises StorageError if another process works in it or it cannot be written."""
+    """Hold a run's folder for this process. Raises StorageError if another works in it or it cannot be written."""
     lock = FileLock(out / ".lock")
     with guard(out):
         out.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from datasets import Dataset
 
 from attar.data.columns import Rows, read_rows
 from attar.data.cutting import draw, stratified_cut
@@ -55,6 +56,19 @@ def load_data(recipe: Recipe, given: Given | None = None) -> Splits:
     _check_classes(rows["train"], labels, task, spec, notes)
     transfer, dropped = transfer_rows(recipe, rows, len(labels.names), notes)
     return _handed_on(rows, transfer, labels, removed + dropped, duplicates, notes)
+
+
+def load_split(task: TaskSpec, source: str, split: str) -> tuple[Dataset, bool]:
+    """The rows of one split of any source, checked against `task` (with its `labels` given); do they have labels?
+
+    Nothing is cut, drawn or taken out. Raises DataError.
+    """
+    found = read_source(source, config=None, revision=None, task=task, split_names={split})
+    if split not in found.splits:
+        raise DataError(f'{source}: there is no split "{split}". Splits here: {listed(found.splits)}.')
+    raw = found.splits[split]
+    labels = read_labels(task, {split: raw})
+    return read_rows(raw, task, labels.by_split[split], found.base).dataset, labels.labelled
 
 
 def _chosen_splits(spec: DataSpec, source: Source, notes: list[str]) -> dict[str, RawSplit]:

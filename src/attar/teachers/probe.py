@@ -54,7 +54,8 @@ def fit_probe(
 ) -> Probe:
     """Fit a head on features [N, D] and labels (as in `attar.tasks.base`) of both splits.
 
-    Rows without a label are left out. The strength with the least calibrated loss on validation wins.
+    Rows without a label are left out. Strengths are tried upwards; the one before the calibrated loss on validation
+    rises wins.
     Raises TeacherError where train has too few labels.
     """
     features, labels = _labelled(*train, problem)
@@ -77,8 +78,9 @@ def fit_probe(
             probe = Probe(weight / temperature, bias / temperature, strength, temperature, found)
         else:
             loss = abs(np.log(strength / _STRENGTHS[len(_STRENGTHS) // 2]))
-        if loss < least:
-            best, least = probe, loss
+        if loss >= least:
+            break  # the loss falls, then rises with the strength: the next ones, which cost most, are worse still
+        best, least = probe, loss
     assert best is not None
     return best
 

@@ -87,11 +87,17 @@ def against_chance(logits: np.ndarray, labels: np.ndarray, problem: Problem) -> 
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray, problem: Problem) -> float:
-    """The temperature in 0.05..20 at which the labels are most likely under `logits` over it; 1 for regression."""
+    """The temperature in 0.05..20 at which the labels are most likely under `logits` over it.
+
+    1 for regression, and where every answer is right: then the likeliest temperature is 0, which says nothing.
+    """
     known = has_label(labels, problem)
     if problem == "regression" or not known.any():
         return 1.0
     z, y = logits[known].astype(np.float64), labels[known]
+    right = z.argmax(1) == y if problem == "single_label" else (z > 0) == (y > 0.5)
+    if right.all():
+        return 1.0
 
     def loss(log_temperature: float) -> float:
         return label_loss(z / np.exp(log_temperature), y, problem)
