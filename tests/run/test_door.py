@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from run_parts import LABELS, texts
-from tiny import tiny_bert, tiny_tokenizer
 from torch import Tensor, nn
 
 import attar
 from attar.errors import PolicyError, RecipeError
+from tiny import tiny_bert, tiny_tokenizer
 
 ROWS = {
     split: {

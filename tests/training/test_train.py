@@ -81,7 +81,7 @@ def test_the_logged_loss_is_the_mean_over_kept_rows(tmp_path: Path) -> None:
     logits = student().double()(**task.batch(encoded, range(40), tokenizer)).logits
     expected = nn.functional.cross_entropy(logits.detach(), torch.from_numpy(encoded.labels))
     assert facts.curve[0]["loss"] == pytest.approx(float(expected), rel=1e-6)
-    assert facts.curve[0]["hard_labels"] == pytest.approx(float(expected), rel=1e-9)
+    assert facts.curve[0]["term_hard_labels"] == pytest.approx(float(expected), rel=1e-9)
 
 
 def test_the_same_seed_gives_the_same_bits_and_global_state_is_left_alone(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from training.parts import fit, spec, student
 
 TESTS = Path(__file__).parents[1]

@@ -166,9 +166,7 @@ def _pretrained(
     found = find_source(spec.model, "model")
     where = found.path or (spec.model if found.kind == "timm" else found.name)
     with seeded(seed):
-        model = task.load_model(
-            where, trust_remote_code=spec.trust_remote_code, revision=spec.revision, new_head=True
-        )
+        model = task.load_model(where, trust_remote_code=spec.trust_remote_code, revision=spec.revision, new_head=True)
     processor = task.load_processor(where, trust_remote_code=spec.trust_remote_code, revision=spec.revision)
     reduced = _reduce(spec.vocabulary, processor, texts)
     if reduced is not None:

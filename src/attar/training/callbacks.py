@@ -89,12 +89,13 @@ def merged(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def curve(history: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """Points of the training curve: step, epoch, loss, learning_rate, validation, and each term under its own name."""
+    """Points of the training curve: step, epoch, loss, learning_rate, validation, and each term as `term_NAME`."""
     points: list[dict[str, float]] = []
     for entry in merged(history):
         terms = cast("dict[str, float]", entry.get("terms", {}))
         names = [n for n in ("step", "epoch", "loss", "learning_rate", "validation") if entry.get(n) is not None]
-        point = {**terms, **{name: float(entry[name]) for name in names}}
+        named = {f"term_{name}": value for name, value in terms.items()}
+        point = {**named, **{name: float(entry[name]) for name in names}}
         points.append({name: value for name, value in point.items() if math.isfinite(value)})
     return points
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -174,6 +175,12 @@ class DistilTrainer(Trainer):
             for name, p in model.named_parameters()
             if p.dim() > 1 and id(p) not in norms and "bias" not in name.rpartition(".")[2]
         ]
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The schedule, on the plain optimizer: accelerate's wrapper searches the disk for a package in every step."""
+        if isinstance(self.optimizer, AcceleratedOptimizer) and self.optimizer.scaler is None:
+            self.optimizer = cast("Any", self.optimizer).optimizer
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The norm that clipping found, watched; without clipping none is computed."""
