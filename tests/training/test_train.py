@@ -130,9 +130,9 @@ def test_log_and_curve(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Non
     assert [line.get("validation") for line in lines if "validation" in line] == [0.1, None, 0.7, 0.5]
     assert [point["step"] for point in facts.curve] == list(range(1, 11))
     assert [p["validation"] for p in facts.curve if "validation" in p] == [0.1, 0.7, 0.5]
-    assert facts.curve[4].keys() >= {"loss", "epoch", "forward_kl", "hidden", "hard_labels"}
+    assert facts.curve[4].keys() >= {"loss", "epoch", "term_forward_kl", "term_hidden", "term_hard_labels"}
     for point in facts.curve:
-        total = point["forward_kl"] + point["hidden"] + 0.5 * point["hard_labels"]
+        total = point["term_forward_kl"] + point["term_hidden"] + 0.5 * point["term_hard_labels"]
         assert point["loss"] == pytest.approx(total, rel=1e-5)
     assert facts.best_step == 8
     assert seen[-1] == ("training the student", 10, 10)

@@ -1,4 +1,4 @@
-"""Two gloo processes under torchrun are one process with twice the batch; a checkpoint of theirs resumes bit for bit."""
+"""Two gloo processes under torchrun are one process with twice the batch; their checkpoint resumes bit for bit."""
 
 from __future__ import annotations
 

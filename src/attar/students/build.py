@@ -48,15 +48,14 @@ def build_student(
     """Build the student that a recipe describes.
 
     `teacher` and `processor` are the teacher's model and tokenizer or image processor; `texts` decide which tokens stay
-    (empty for images). The same seed gives the same weights, whatever was drawn before; `random` keeps the shape and the
+    (empty for images). The same seed gives the same weights, whatever was drawn before; `random` keeps shape and
     vocabulary but copies nothing. Raises PlanError where the parts do not fit.
     """
     match spec:
         case FromConfigSpec():
             reduced = _reduce(spec.vocabulary, processor, texts)
-            known = AutoConfig.for_model(str(spec.config["model_type"])).to_dict()
-            fields = _token_fields(reduced, processor if texts else None)
-            config = {**spec.config, **{name: value for name, value in fields.items() if name in known}}
+            fields = {"model_type": spec.config["model_type"], **_token_fields(reduced, processor if texts else None)}
+            config = {**spec.config, **_known(fields)}
             with seeded(seed):
                 model = task.build_model(config)
             return Student(model, reduced.tokenizer if reduced else processor, _vocabulary_facts(reduced, processor))
@@ -138,6 +137,12 @@ def _from_teacher(
     return Student(model, reduced.tokenizer if reduced else processor, {"init": how, **initial})
 
 
+def _known(config: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a configuration that its class knows today and that shape a model; old checkpoints have others."""
+    known = AutoConfig.for_model(str(config["model_type"])).to_dict().keys() - _IDENTITY
+    return {name: value for name, value in config.items() if name in known}
+
+
 def _cut_config(spec: FromTeacherSpec, config: dict[str, Any], body: PreTrainedModel, layers: int) -> dict[str, Any]:
     full = int(body.config.hidden_size)
     width = spec.hidden_size or full
@@ -149,7 +154,7 @@ def _cut_config(spec: FromTeacherSpec, config: dict[str, Any], body: PreTrainedM
     names = ("n_layers", "dim", "n_heads", "hidden_dim") if distil else (
         "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")  # fmt: skip
     inner = spec.intermediate_size or int(config[names[3]]) * width // full
-    small = {name: value for name, value in config.items() if name not in _IDENTITY}
+    small = _known(config)
     small |= dict(zip(names, (layers, width, heads, inner), strict=True))
     if spec.max_positions is not None and "max_position_embeddings" in config:
         offset = int(config["pad_token_id"]) + 1 if "roberta" in config["model_type"] else 0
@@ -173,7 +178,7 @@ def _pretrained(
         _keep_rows(cast("PreTrainedModel", model), reduced)
     if init == "random":
         with seeded(seed):
-            model = task.build_model(cast("PreTrainedModel", model).config.to_dict())
+            model = task.build_model(_known(cast("PreTrainedModel", model).config.to_dict()))
     initial = {"init": init, **_vocabulary_facts(reduced, processor)}
     return Student(model, reduced.tokenizer if reduced else processor, initial)
 

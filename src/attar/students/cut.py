@@ -3,8 +3,8 @@
 The width is cut by a basis P [H_t, H_s] with orthonormal columns: the leading principal components of the teacher's
 token embeddings, weighted by how often the data uses each token. Every tensor that reads or writes the residual stream
 is projected through P; heads and feed-forward neurons are chosen by the norm of what they write; norms start fresh,
-since a projected stream has other scales. Where the width stays, weights are copied as they are. (PCA of embeddings: as in
-Model2Vec and others; the projection of whole layers follows the idea of SliceGPT, arXiv:2401.15024.)
+since a projected stream has other scales. Where the width stays, weights are copied as they are. (PCA of embeddings:
+as in Model2Vec and others; the projection of whole layers follows the idea of SliceGPT, arXiv:2401.15024.)
 
 Shape letters: V tokens, H width, I feed-forward width, A heads, L layers; _t teacher, _s student.
 """

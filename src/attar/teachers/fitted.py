@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field, ValidationError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -155,7 +155,8 @@ def save_fitted(model: nn.Module, processor: Processor, facts: FittedFacts, out:
         if isinstance(model, FittedEncoder):
             _save_part(model.encoder, processor, partial / _ENCODER)
             head = {"weight": model.head.weight, "bias": model.head.bias}
-            save_file({name: value.detach().cpu().contiguous() for name, value in head.items()}, partial / _HEAD)
+            content = save({name: value.detach().cpu().contiguous() for name, value in head.items()})
+            (partial / _HEAD).write_bytes(content)
         else:
             _save_part(model, processor, partial / _MODEL)
         (partial / TEACHER).write_text(facts.model_dump_json(indent=1))
