@@ -20,7 +20,7 @@ from attar.data.load import Given, load_data
 from attar.data.splits import Splits
 from attar.errors import PlanError
 from attar.facts import ModelFacts, SourceFacts
-from attar.hashing import hash_bytes, hash_folder
+from attar.hashing import hash_bytes, hash_file, hash_folder, hash_value
 from attar.objectives.own import OwnObjective
 from attar.objectives.terms import Terms
 from attar.recipe import Recipe
@@ -319,7 +319,7 @@ def _label(ground: Ground, spec: LocalTeacherSpec, wanted: Wanted, stages: Stage
     ground.truncated = sum(rows.truncated for rows, _ in encoded.values())
     facts = {
         "teacher": teacher.source.hash,
-        "fitted": hash_folder(teacher.folder) if spec.fit != "none" and teacher.folder else None,
+        "fitted": _hash_weights(teacher.folder) if spec.fit != "none" and teacher.folder else None,
         "processor": hash_folder(place / "processor"),
         "task": task.spec.model_dump(mode="json", exclude={"metric", "slice_by"}),
         "label_map": spec.label_map,
@@ -339,6 +339,11 @@ def _label(ground: Ground, spec: LocalTeacherSpec, wanted: Wanted, stages: Stage
         teacher, task, encoded, wanted, place, facts, about=about, batch_tokens=spec.batch_tokens,
         device=ground.device, progress=progress,
     )  # fmt: skip
+
+
+def _hash_weights(folder: Path) -> str:
+    """Hash of a fitted teacher's weights alone: its record also holds how long the fitting took."""
+    return hash_value([[p.relative_to(folder).as_posix(), hash_file(p)] for p in sorted(folder.rglob("*.safetensors"))])
 
 
 def _judge(ground: Ground, say: Say) -> None:

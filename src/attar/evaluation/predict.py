@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from attar.signals import Wanted, ask
 from attar.tasks.base import Encoded, Processor, Task
-from attar.teachers.scoring import row_costs, token_batches
+from attar.teachers.scoring import batch_budget, row_costs, token_batches
 
 
 def predict_logits(
@@ -30,7 +30,7 @@ def predict_logits(
     model.eval()
     try:
         with torch.inference_mode():
-            for rows in token_batches(row_costs(encoded), batch_tokens):
+            for rows in token_batches(row_costs(encoded), batch_budget(batch_tokens, str(device))):
                 inputs = {name: value.to(device) for name, value in task.batch(encoded, rows, processor).items()}
                 answer: Tensor | None = ask(model, inputs, Wanted()).logits
                 assert answer is not None
