@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from attar.answers import agreement
 from attar.bench.flops import count_flops
-from attar.bench.measure import Subject, latency, median_row
+from attar.bench.measure import Latencies, Subject, latency, median_row
 from attar.bench.size import count_params, weight_bytes
 from attar.evaluation.evaluate import evaluate
 from attar.evaluation.metrics import score
@@ -35,6 +35,9 @@ from attar.storage import atomic_write
 from attar.teachers.fitted import TEACHER
 
 
+_OFF = "latency: not measured, report.latency is off"
+
+
 class Costs(BaseModel):
     """What the `measure` stage found, by model: latency, operations, and why something is absent."""
 
@@ -47,7 +50,11 @@ def certify(ground: Ground, seeds: Sequence[Seed], chosen: Seed, stages: Stages,
     """The record of the whole run; `chosen` is the seed whose files are handed over."""
     found = _evaluate(ground, seeds)
     models = _models(ground, chosen)
-    shaped_by = [stages.key_of(f"{chosen.seed}/answers"), [a.sha256 for a in chosen.artifacts], ground.signals_key]
+    shaped_by = [
+        stages.key_of(f"{chosen.seed}/answers"),
+        [a.sha256 for a in chosen.artifacts],
+        [ground.signals_key, ground.recipe.report.latency],
+    ]
     costs = stages.run("measure", shaped_by, [], Costs, lambda: _measure(ground, chosen))
     models = {name: _with_costs(model, name, costs) for name, model in models.items()}
     artifacts = [_artifact_with_costs(a, costs) for a in chosen.artifacts]
@@ -171,7 +178,7 @@ def _measure(ground: Ground, chosen: Seed) -> Costs:
                 taken = {name: value for name, value in _arrays(batch).items() if name in artifact.inputs}
                 file = ground.out / artifact.path / "model.onnx"
                 subjects[_key(artifact)] = Subject("onnx", taken, file, dtype=artifact.precision)
-    found = latency(subjects)
+    found = latency(subjects) if ground.recipe.report.latency else Latencies(reasons=dict.fromkeys(subjects, _OFF))
     costs.latency.update(found.measured)
     for name, reason in found.reasons.items():
         costs.notes[name] = f"{costs.notes[name]}; {reason}" if name in costs.notes else reason

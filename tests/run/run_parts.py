@@ -55,7 +55,7 @@ def recipe(root: Path, **changes: Any) -> dict[str, Any]:
         "student": {"kind": "from_teacher", "layers": 1, "hidden_size": 16},
         "objectives": [{"kind": "forward_kl", "temperature": 2.0}, {"kind": "hidden", "weight": 0.5}],
         "training": {"epochs": 4, "batch_size": 16, "learning_rate": 0.005, "evaluations": 2, "checkpoints": 8},
-        "report": {"bootstrap": 200},
+        "report": {"bootstrap": 200, "latency": False},
         **changes,
     }  # fmt: skip
 

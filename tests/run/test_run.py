@@ -30,7 +30,7 @@ EXPORTS = [{"kind": "onnx", "precision": "fp32"}]
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, RunFacts]:
     root = tmp_path_factory.mktemp("whole")
-    path = make(root, export=EXPORTS)
+    path = make(root, export=EXPORTS, report={"bootstrap": 200})
     out = root / "out"
     return path, out, attar.distill(path, out)
 
@@ -81,6 +81,9 @@ def test_a_changed_report_section_trains_nothing(finished: tuple[Path, Path, Run
 @pytest.mark.parametrize("at", ["signals of", "step 20", "0/control …", "0/answers …"])
 def test_a_killed_run_comes_to_the_same_weights(finished: tuple[Path, Path, RunFacts], tmp_path: Path, at: str) -> None:
     path, whole, _ = finished
+    lean = {**json.loads(path.read_text()), "export": [], "report": {"bootstrap": 100, "latency": False}}
+    path = tmp_path / "lean.yaml"
+    path.write_text(json.dumps(lean))
     out = tmp_path / "out"
     folders = [str(Path(run_parts.__file__).parent), str(Path(run_parts.__file__).parents[1])]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
@@ -98,7 +101,8 @@ def test_a_store_made_apart_trains_the_same_student(finished: tuple[Path, Path, 
     config = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     student = {"kind": "from_config", "config": {**config, "intermediate_size": 32}}
     fields = json.loads(path.read_text())
-    local = {**fields, "student": student, "export": []}
+    report = {"bootstrap": 100, "latency": False}
+    local = {**fields, "student": student, "export": [], "report": report}
     (tmp_path / "local.yaml").write_text(json.dumps(local))
     store = label_only(load_recipe(tmp_path / "local.yaml"), tmp_path / "labelled")
     stored = {**local, "teacher": {"kind": "stored", "path": str(store), "licence": "apache-2.0"}}
@@ -142,9 +146,8 @@ def test_without_labels_agreement_is_the_metric(tmp_path: Path) -> None:
 
 
 def test_a_missed_budget_is_told_in_the_record(tmp_path: Path) -> None:
-    path = make(
-        tmp_path, training={"max_steps": 2, "evaluations": 1}, budget={"max_latency_ms": 0.0001}, export=EXPORTS
-    )
+    training = {"max_steps": 1, "evaluations": 1, "learning_rate": 1e-9}
+    path = make(tmp_path, training=training, budget={"min_retention": 1.0})
     facts = attar.distill(path, tmp_path / "out")
     assert facts.status == "budget_missed"
     assert [line.met for line in facts.budget] == [False]

@@ -82,4 +82,5 @@ class ReportSpec(Spec):
         default=2000, description="Bootstrap resamples of an interval."
     )
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = Field(default=0.95, description="Level of the intervals.")
+    latency: bool = Field(default=True, description="Measure latencies, which takes some quiet seconds of the machine.")
     title: str | None = Field(default=None, description="Title of the report; absent: the run's name.")
