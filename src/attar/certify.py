@@ -34,7 +34,6 @@ from attar.stages import Stages
 from attar.storage import atomic_write
 from attar.teachers.fitted import TEACHER
 
-
 _OFF = "latency: not measured, report.latency is off"
 
 

