@@ -59,7 +59,8 @@ def test_bare_modules_and_an_own_loss(tmp_path: Path) -> None:
 def test_a_transformers_teacher_and_a_student_section(tmp_path: Path) -> None:
     facts = attar.distill_models(
         tiny_bert(TOKENIZER, LABELS), {"kind": "from_teacher", "layers": 1}, ROWS, [{"kind": "forward_kl"}],
-        processor=TOKENIZER, out=tmp_path / "out", reason="my own model", training=TRAINING, report={"bootstrap": 100, "latency": False},
+        processor=TOKENIZER, out=tmp_path / "out", reason="my own model", training=TRAINING,
+        report={"bootstrap": 100, "latency": False},
     )  # fmt: skip
     assert facts.student.family == "bert"
     assert (tmp_path / "out" / "student" / "tokenizer.json").is_file()
