@@ -31,6 +31,8 @@ app = typer.Typer(
 store_app = typer.Typer(help="Look after stored teacher signals.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(store_app, name="store")
 
+_INTERRUPTED = 130
+
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe (YAML).", show_default=False)]
 RunFolder = Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)]
 Overrides = Annotated[
@@ -221,17 +223,21 @@ def store_show(path: Annotated[Path, typer.Argument(help="The store's folder.")]
 def main() -> None:
     """Entry point: run a command and turn errors into messages and exit codes."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # typer hands an exit code back; 130 where Ctrl-C was pressed
+        if code == _INTERRUPTED:
+            raise KeyboardInterrupt
+        if isinstance(code, int) and code:
+            raise SystemExit(code)
     except AttarError as error:
         _complain(str(error))
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         _complain("interrupted; finished stages are kept, the same command resumes")
-        raise SystemExit(130) from None
+        raise SystemExit(_INTERRUPTED) from None
     except typer.Exit as stop:
         raise SystemExit(stop.exit_code) from None
     except typer.Abort:
-        raise SystemExit(130) from None
+        raise SystemExit(_INTERRUPTED) from None
     except Exception as error:
         show = getattr(error, "show", None)
         if show is None:
