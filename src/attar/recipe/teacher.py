@@ -59,7 +59,8 @@ class LocalTeacherSpec(Spec):
         "where training makes new views (mixup).",
     )
     batch_tokens: Positive = Field(
-        default=8192, description="Tokens (text) or thousands of pixels (images) a labelling batch."
+        default=8192,
+        description="Tokens (text) or thousands of pixels (images) a labelling batch; on a CPU 1,024 at most.",
     )
     licence: str | None = Field(
         default=None, description="SPDX id of the teacher's licence, if the table does not know it."
