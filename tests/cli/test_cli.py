@@ -191,9 +191,7 @@ def test_a_store_is_labelled_for_elsewhere(tmp_path: Path) -> None:
 
 def test_interrupting_is_clean_and_the_rerun_finishes(tmp_path: Path) -> None:
     path = make(tmp_path, training={"epochs": 400, "batch_size": 16, "evaluations": 2, "checkpoints": 50})
-    listen = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # nohup ignores it
-    )
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # nohup ignores it
     command = [*ATTAR[:-1], listen + ATTAR[-1], "distill", str(path), "--out", str(tmp_path / "out")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 200
