@@ -37,7 +37,7 @@ from attar.teachers.fitting import fit_teacher
 from attar.teachers.labelling import label
 from attar.teachers.local import LocalTeacher, find_origin, load_local
 from attar.teachers.origin import own_labels
-from attar.teachers.preflight import judge_answers, judge_normalisation
+from attar.teachers.preflight import preflight
 from attar.teachers.store import Store, StoreReader
 from attar.teachers.stored import find_rescorer, open_stored, spot_check
 
@@ -350,7 +350,6 @@ def _judge(ground: Ground, say: Say) -> None:
     """Say loudly what is wrong with the teacher, before training."""
     encoded = ground.task.encode(ground.splits.validation, ground.processor)
     logits = ground.teacher_logits(ground.splits.validation)
-    ground.warnings += judge_answers(logits, encoded.labels, ground.task)
-    ground.warnings += judge_normalisation(ground.processor, ground.task, encoded)
+    ground.warnings += preflight(logits, encoded, ground.processor, ground.task)
     for warning in ground.warnings:
         say(f"WARNING: {warning}")

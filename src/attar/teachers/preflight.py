@@ -6,11 +6,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from attar.recipe.nearest import listed
-from attar.signals import Wanted
 from attar.tasks.base import Encoded, Processor, Task
-from attar.teachers.local import LocalTeacher
 from attar.teachers.quality import against_chance, has_label, quality
-from attar.teachers.scoring import check_classes, score_rows
 
 _SAME_COLOUR = 1e-3
 _SAMPLED = 256
@@ -19,39 +16,9 @@ _FAR = 2.5
 _SWAPS_SHOWN = 4
 
 
-def preflight(
-    teacher: LocalTeacher,
-    task: Task,
-    validation: Encoded,
-    *,
-    logits: np.ndarray | None = None,
-    batch_tokens: int = 8192,
-    device: str = "cpu",
-) -> list[str]:
-    """Warnings about a teacher, worst first; empty: none.
-
-    `logits` [N, C]: the teacher's answers to `validation`, where they are known (from a store, say); None: it is asked.
-    Raises TeacherError where the teacher cannot answer.
-    """
-    if logits is None:
-        teacher.model.to(device)
-        found = score_rows(
-            teacher.model,
-            task,
-            validation,
-            teacher.processor,
-            Wanted(),
-            batch_tokens=batch_tokens,
-            device=device,
-            split="validation",
-        )
-        logits = found["logits"]
-    check_classes(logits, task, teacher.source.name)
-    return [
-        *judge_answers(logits, validation.labels, task),
-        *judge_normalisation(teacher.processor, task, validation),
-        *teacher.warnings,
-    ]
+def preflight(logits: np.ndarray, validation: Encoded, processor: Processor, task: Task) -> list[str]:
+    """Warnings about a teacher, worst first; empty: none. `logits` [N, C]: its answers to `validation`."""
+    return [*judge_answers(logits, validation.labels, task), *judge_normalisation(processor, task, validation)]
 
 
 def judge_answers(logits: np.ndarray, labels: np.ndarray, task: Task) -> list[str]:
