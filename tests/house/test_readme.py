@@ -11,6 +11,10 @@ import sys
 import tomllib
 from pathlib import Path
 
+import typer
+
+from attar.cli import app
+
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 START, END = "<!-- tree -->\n```\n", "```\n<!-- /tree -->"
@@ -56,6 +60,20 @@ def test_extras_of_the_documentation_exist() -> None:
         for names in re.findall(r"attar\[([a-z,]+)\]|EXTRAS=([a-z,]+)", page.read_text(encoding="utf-8")):
             for name in "".join(names).split(","):
                 assert name in extras, f"{page.name}: extra {name}"
+
+
+def test_commands_of_the_documentation_are_understood() -> None:
+    commands = typer.main.get_command(app).commands
+    shown = [
+        line.split("#")[0].removeprefix("$ ").split("attar ", 1)[1].split()
+        for page in [README, *(ROOT / "docs").glob("*.md")]
+        for block in re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+        for line in block.splitlines()
+        if re.match(r"\$ (\S+=\S+ )*(\.venv/bin/)?attar ", line)
+    ]
+    assert len(shown) >= 3
+    for name, *arguments in shown:
+        commands[name].make_context(name, arguments)
 
 
 if __name__ == "__main__":
