@@ -5,13 +5,15 @@ from __future__ import annotations
 from attar.errors import RecipeError
 from attar.recipe.nearest import did_you_mean, listed
 
-_TEXT = """\
+_HEAD = """\
 # A recipe for attar: a teacher, data and a budget become a small student that you can ship.
 #   attar check recipe.yaml        every problem, and the plan, in under a second
 #   attar distill recipe.yaml      the run; the same command again resumes it
 # Lines behind a # show options with their defaults. `attar init --schema` writes a JSON schema for your editor.
 name: my-student
+"""
 
+_TEXT = """
 task:
   kind: text_classification
   text: text                 # column with the text
@@ -43,43 +45,17 @@ student:
   hidden_size: 128           # embeddings are projected by PCA
   vocabulary: {keep: used}   # tokens that the data uses, plus a fallback; or all
 
-objectives:                  # a weighted sum; kinds: forward_kl, reverse_kl, jsd, logit_mse, hidden, hard_labels
-  - {kind: forward_kl, temperature: 2.0}
-  - {kind: hidden, distance: cosine, layers: last, pool: mean}
+"""
 
+_TEXT_TRAINING = """\
 training:
   epochs: 10
   batch_size: 32
   learning_rate: 1e-3
   # token_dropout: 0.1       # share of the student's tokens hidden in each step
-  # device: auto
-  # extra: {dataloader_num_workers: 2}   # any other field of transformers.TrainingArguments
-
-budget:                      # checked before work where possible; a missed one gives exit code 3
-  max_params: 10%            # a number, or a share of the teacher's
-  min_retention: 0.95        # test metric over the teacher's
-  # max_bytes: 5%
-  # max_latency_ms: 5
-
-export:
-  - {kind: onnx, precision: int8}
-
-# policy:                    # where the teacher's terms are unknown or forbid it: record why you may
-#   decision: allow
-#   reason: our own model
-#   decided_by: me
-
-report:
-  examples: on               # off for private data
 """
 
-_IMAGE = """\
-# A recipe for attar: a teacher, data and a budget become a small student that you can ship.
-#   attar check recipe.yaml        every problem, and the plan, in under a second
-#   attar distill recipe.yaml      the run; the same command again resumes it
-# Lines behind a # show options with their defaults. `attar init --schema` writes a JSON schema for your editor.
-name: my-student
-
+_IMAGE = """
 task:
   kind: image_classification
   image: image               # column with the image
@@ -114,30 +90,49 @@ student:
     hidden_sizes: [12, 24, 40]
     depths: [1, 1, 1]
 
-objectives:                  # a weighted sum; kinds: forward_kl, reverse_kl, jsd, logit_mse, hidden, hard_labels
-  - {kind: forward_kl, temperature: 2.0}
-  - {kind: hidden, distance: cosine, layers: last, pool: mean}
+"""
 
+_IMAGE_TRAINING = """\
 training:
   epochs: 15
   batch_size: 64
   learning_rate: 5e-3
   # mixup: 0.2               # the teacher is asked live and sees the mixed images
+"""
+
+_OBJECTIVES = """\
+objectives:                  # a weighted sum; kinds: forward_kl, reverse_kl, jsd, logit_mse, hidden, hard_labels
+  - {kind: forward_kl, temperature: 2.0}
+  - {kind: hidden, distance: cosine, layers: last, pool: mean}
+
+"""
+
+_TAIL = """\
   # device: auto
   # extra: {dataloader_num_workers: 2}   # any other field of transformers.TrainingArguments
 
 budget:                      # checked before work where possible; a missed one gives exit code 3
   max_params: 10%            # a number, or a share of the teacher's
   min_retention: 0.95        # test metric over the teacher's
+  # max_bytes: 5%
+  # max_latency_ms: 5
 
 export:
   - {kind: onnx, precision: int8}
+
+# policy:                    # where the teacher's terms are unknown or forbid it: record why you may
+#   decision: allow
+#   reason: our own model
+#   decided_by: me
 
 report:
   examples: on               # off for private data
 """
 
-TEMPLATES = {"text_classification": _TEXT, "image_classification": _IMAGE}
+TEMPLATES = {
+    "text_classification": _HEAD + _TEXT + _OBJECTIVES + _TEXT_TRAINING + _TAIL,
+    "image_classification": _HEAD + _IMAGE + _OBJECTIVES + _IMAGE_TRAINING + _TAIL,
+}
 
 
 def template(task: str) -> str:
