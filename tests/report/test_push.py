@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,13 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
+import numpy as np
 import pytest
+from datasets import Dataset
 from huggingface_hub import ModelCard
 
-from attar.errors import AttarError, PolicyError
+from attar.errors import AttarError, ExportError, ParityError, PolicyError
 from attar.facts import RunFacts
+from attar.recipe.outcome import OnnxSpec
+from attar.recipe.task import ImageClassificationSpec
 from attar.report.push import push
+from attar.tasks import make_task
 from report.made import made_run
+from tiny import tiny_image_model, tiny_image_processor, tiny_images
 
 
 @dataclass
@@ -98,7 +106,9 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 def run_folder(folder: Path, **policy: Any) -> Path:
     run: RunFacts = made_run()
-    run = run.model_copy(update={"policy": run.policy.model_copy(update=policy)})
+    artifact = next(a for a in run.artifacts if a.precision == "int8")
+    artifact = artifact.model_copy(update={"sha256": hashlib.sha256(b"onnx").hexdigest()})
+    run = run.model_copy(update={"policy": run.policy.model_copy(update=policy), "artifacts": [artifact]})
     files = {
         "run.json": run.model_dump_json(),
         "report.html": "<!doctype html>",
@@ -106,7 +116,7 @@ def run_folder(folder: Path, **policy: Any) -> Path:
         "student/model.safetensors": "weights",
         "student/.cache/x": "hidden",
         "export/onnx-int8/model.onnx": "onnx",
-        "export/onnx-int8/model.onnx.refused": "bad",
+        "export/onnx-int8/attar.json": "{}",
         "checkpoints/0/state": "large",
         "control/model.safetensors": "control",
     }
@@ -125,10 +135,55 @@ def test_a_run_is_pushed_in_one_commit(tmp_path: Path, hub: Hub) -> None:
     assert "Bearer hf_secret" in hub.tokens
     assert len(hub.commits) == 1
     assert sorted(hub.commits[0]) == [
-        "README.md", "config.json", "export/onnx-int8/model.onnx", "model.safetensors", "report.html", "run.json",
+        "README.md", "config.json", "export/onnx-int8/attar.json", "export/onnx-int8/model.onnx", "model.safetensors",
+        "report.html", "run.json",
     ]  # fmt: skip
     assert hub.commits[0]["model.safetensors"] == b"weights"
     assert ModelCard(hub.commits[0]["README.md"].decode()).data.license == "apache-2.0"
+
+
+def refused_export(folder: Path) -> Path:
+    """A folder as the exporter leaves it where a file fails parity."""
+    pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+    from attar.export.onnx import export_and_check
+
+    labels = [0, 1, 0, 1]
+    task = make_task(ImageClassificationSpec(kind="image_classification", image_size=8), ("a", "b"))
+    processor = tiny_image_processor()
+    rows = task.encode(Dataset.from_dict({"image": tiny_images(labels), "label": labels}), processor)
+    strict = OnnxSpec(kind="onnx", precision="fp32", max_abs=1e-9)
+    with pytest.raises(ParityError):
+        export_and_check(
+            tiny_image_model(("a", "b")), task, processor, folder / "export" / "onnx-fp32", strict, calibration=rows,
+            parity=rows, parity_logits=np.ones((4, 2), np.float32), test=rows, temperature=1.0, root=folder,
+        )  # fmt: skip
+    return folder / "export" / "onnx-fp32.refused"
+
+
+def test_only_what_the_record_describes_is_pushed(tmp_path: Path, hub: Hub) -> None:
+    folder = run_folder(tmp_path)
+    assert (refused_export(folder) / "model.onnx").is_file()
+    earlier = folder / "export" / "onnx-fp32" / "model.onnx"
+    earlier.parent.mkdir()
+    earlier.write_text("of an earlier recipe")
+    push(folder, "me/banking77", token="t", endpoint=hub.address)
+    assert {path for path in hub.commits[0] if path.startswith("export/")} == {
+        "export/onnx-int8/attar.json", "export/onnx-int8/model.onnx",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "told"), [("other", "holds another model"), (None, "is absent")])
+def test_an_artifact_that_was_not_measured_is_not_pushed(
+    tmp_path: Path, hub: Hub, content: str | None, told: str
+) -> None:
+    folder = run_folder(tmp_path)
+    if content is None:
+        shutil.rmtree(folder / "export")
+    else:
+        (folder / "export" / "onnx-int8" / "model.onnx").write_text(content)
+    with pytest.raises(ExportError, match=told):
+        push(folder, "me/banking77", token="t", endpoint=hub.address)
+    assert hub.created == []
 
 
 def test_a_card_that_is_there_is_kept(tmp_path: Path, hub: Hub) -> None:
