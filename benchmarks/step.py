@@ -134,7 +134,8 @@ def bare_run(ground: Ground, shape: tuple[int, int], spec: TrainingSpec, turns: 
     steps = spec.max_steps or 0
     terms = ground.terms(shape, DISTIL)
     distil = Distil(ground.student(shape), terms).train()
-    collator = Collator(ground.distil, ground.task, seed=0, token_dropout=0.0, mixup=0.0, in_place=False)
+    still = {"token_dropout": 0.0, "subword_dropout": 0.0, "mixup": 0.0}
+    collator = Collator(ground.distil, ground.task, seed=0, in_place=False, **still)
     batches = Batches(ground.encoded.lengths, batch_size=spec.batch_size, accumulate=1, seed=0)
     named = dict(distil.named_parameters())
     plain = {name for name in named if name.endswith("bias") or "LayerNorm" in name}

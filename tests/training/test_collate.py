@@ -19,7 +19,8 @@ from training.parts import Reader, reader, text_task, training_rows
 
 
 def collator(rows: TrainingRows | None = None, **changes: Any) -> Collator:
-    settings = {"seed": 0, "token_dropout": 0.0, "mixup": 0.0, "in_place": False, **changes}
+    plain = {"seed": 0, "token_dropout": 0.0, "subword_dropout": 0.0, "mixup": 0.0, "in_place": False}
+    settings = {**plain, **changes}
     return Collator(rows or training_rows(), settings.pop("task", text_task()[0]), **settings)
 
 
@@ -98,6 +99,30 @@ def test_dropout_with_padding_on_the_left(monkeypatch: pytest.MonkeyPatch) -> No
     assert tokens(collator(token_dropout=0.4)(batch(*range(20)))) == right
 
 
+def words(made: dict[str, Any]) -> list[str]:
+    return [text_task()[1].decode(row, skip_special_tokens=True) for row in tokens(made)]
+
+
+def test_subword_dropout_spells_some_words_in_pieces() -> None:
+    rows = range(40)
+    whole, spelled = collator()(batch(*rows)), collator(subword_dropout=0.2)(batch(*rows))
+    assert words(whole) == words(spelled), "the texts read alike"
+    more = sum(map(len, tokens(spelled))) / sum(map(len, tokens(whole)))
+    assert 1.05 < more < 1.8, "w12 becomes w ##1 ##2"
+    again = collator(subword_dropout=0.2)(batch(*rows))
+    assert tokens(again) == tokens(spelled)
+    assert tokens(collator(subword_dropout=0.2, seed=1)(batch(*rows))) != tokens(spelled)
+    assert spelled["inputs"].keys() == whole["inputs"].keys()
+
+
+def test_a_text_stays_within_the_longest_one() -> None:
+    longest = int(text_task()[2].lengths.max())
+    made = collator(subword_dropout=0.99)(batch(*range(40)))
+    assert max(map(len, tokens(made))) <= longest
+    short = min(range(40), key=lambda row: int(text_task()[2].lengths[row]))
+    assert any("##" in token for token in text_task()[1].convert_ids_to_tokens(tokens(made)[short]))
+
+
 def test_mixup_mixes_both_views_alike() -> None:
     processor, other = tiny_image_processor(8), tiny_image_processor(8)
     other.image_mean = [0.0, 0.0, 0.0]
@@ -120,8 +145,12 @@ def test_what_does_not_go_together_is_refused() -> None:
     with pytest.raises(PlanError, match="mixes images, but the rows are texts"):
         collator(mixup=0.2)
     task, images = image_rows(tiny_image_processor(8))
-    with pytest.raises(PlanError, match="hides tokens of texts"):
+    with pytest.raises(PlanError, match=r"training\.token_dropout: changes the tokens of texts"):
         collator(images, task=task, token_dropout=0.1)
+    with pytest.raises(PlanError, match=r"training\.subword_dropout: changes the tokens of texts"):
+        collator(images, task=task, subword_dropout=0.1)
+    with pytest.raises(PlanError, match="compares token by token"):
+        collator(subword_dropout=0.1, in_place=True)
     stored = replace(images, signals=Reader(torch.zeros(16, 2), torch.zeros(16, 2)))
     with pytest.raises(PlanError, match="stored signals are of plain ones"):
         collator(stored, task=task, mixup=0.2)

@@ -32,7 +32,7 @@ def bare_loop(model: nn.Module, epochs: int, *, batch_size: int, dropout: float)
     rows, terms = training_rows(), make_terms()
     task, _, encoded = text_task()
     distil = Distil(model, terms).train()
-    collator = Collator(rows, task, seed=0, token_dropout=dropout, mixup=0.0, in_place=False)
+    collator = Collator(rows, task, seed=0, token_dropout=dropout, subword_dropout=0.0, mixup=0.0, in_place=False)
     batches = Batches(encoded.lengths, batch_size=batch_size, accumulate=1, seed=0)
     named = dict(distil.named_parameters())
     plain = {n for n in named if n.endswith("bias") or "LayerNorm" in n}

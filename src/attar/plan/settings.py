@@ -56,10 +56,16 @@ def _regularisers(recipe: Recipe, notes: Notes) -> None:
                 path,
                 "the teacher must see each mixed image, a store cannot. Use teacher.kind: local with signals: live.",
             )
-    if training.token_dropout > 0 and not is_text:
+    for name in ("token_dropout", "subword_dropout"):
+        if getattr(training, name) > 0 and not is_text:
+            notes.problem(
+                ("training", name),
+                "it changes the tokens of texts, but the task is on images. Remove it; mixup is for images.",
+            )
+    if training.subword_dropout > 0 and any(o.kind == "hidden" and o.pool == "none" for o in recipe.objectives):
         notes.problem(
-            ("training", "token_dropout"),
-            "it hides tokens of texts, but the task is on images. Remove it; mixup is for images.",
+            ("training", "subword_dropout"),
+            "it changes the number of tokens, and an objective compares token by token (pool: none). Remove one.",
         )
 
 

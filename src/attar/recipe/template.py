@@ -53,6 +53,7 @@ training:
   batch_size: 32
   learning_rate: 1e-3
   # token_dropout: 0.1       # share of the student's tokens hidden in each step
+  # subword_dropout: 0.05    # share spelled in shorter pieces, as words outside its vocabulary will be
 """
 
 _IMAGE = """

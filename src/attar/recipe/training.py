@@ -30,6 +30,11 @@ class TrainingSpec(Spec):
         default=0.0,
         description="Share of the student's input tokens hidden from it in each step (a regulariser, like dropout).",
     )
+    subword_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.0,
+        description="Share of the student's tokens spelled in shorter pieces in each step, as words outside a reduced "
+        "vocabulary will be.",
+    )
     keep: Literal["best", "last"] = Field(default="last", description="Weights kept: best on validation, or the last.")
     evaluations: Positive = Field(default=10, description="Validation passes, evenly spaced over training.")
     checkpoints: Annotated[int, Field(ge=0)] = Field(

@@ -1,7 +1,7 @@
 """From row numbers to a batch: the student's view, the teacher's signals or its own view, labels.
 
-What is random here (token dropout, mixup) is drawn from seed, epoch and the batch's number, never from global state:
-a resumed run repeats it, data loader workers don't matter, and student and control see the same.
+What is random here (dropout of tokens, mixup) is drawn from seed, epoch and the batch's number, never from global
+state: a resumed run repeats it, data loader workers don't matter, and student and control see the same.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 
 from attar.errors import PlanError
-from attar.tasks.base import Encoded, Task
+from attar.tasks.base import Task
 from attar.training.rows import Batch, TrainingRows
+from attar.training.text_view import TextView
 
-_TOKENS, _MIX = 1, 2
-"""What a draw is for."""
+_MIX = 2
+"""What a draw is for; `text_view` has 1 and 3."""
 
 
 class Collator:
     """Turns a `Batch` into the keywords of `Distil.forward`, all but `counts`; tensors on the CPU.
 
-    `token_dropout` p takes each token out of the student's text with probability p: special tokens stay, and so does
-    one token of a text that would lose all. The text gets shorter, which also saves time. With `in_place` (objectives
-    that compare token by token) the tokens stay where they are and the attention mask hides them.
+    `token_dropout` and `subword_dropout` change the student's texts (see `TextView`); `in_place` where objectives
+    compare token by token.
 
     `mixup` a draws one share l ~ Beta(a, a) and one partner a row (arXiv:1710.09412): inputs of both views are
     l x + (1 - l) x', and the batch carries the partners' labels. Raises PlanError where the data or the signals do not
@@ -33,10 +33,17 @@ class Collator:
     """
 
     def __init__(
-        self, rows: TrainingRows, task: Task, *, seed: int, token_dropout: float, mixup: float, in_place: bool
+        self,
+        rows: TrainingRows,
+        task: Task,
+        *,
+        seed: int,
+        token_dropout: float,
+        subword_dropout: float,
+        mixup: float,
+        in_place: bool,
     ) -> None:
-        self.rows, self.task, self.seed = rows, task, seed
-        self.token_dropout, self.mixup, self.in_place = token_dropout, mixup, in_place
+        self.rows, self.task, self.seed, self.mixup = rows, task, seed, mixup
         if mixup and "pixel_values" not in rows.student.inputs:
             raise PlanError("training.mixup: mixes images, but the rows are texts. Set it to 0.")
         if mixup and rows.signals is not None:
@@ -44,10 +51,20 @@ class Collator:
                 "training.mixup: the teacher must see the mixed image, and stored signals are of plain ones. "
                 "Use teacher.signals: live, or mixup 0."
             )
-        if token_dropout and "input_ids" not in rows.student.inputs:
-            raise PlanError("training.token_dropout: hides tokens of texts, but the rows are images. Set it to 0.")
-        special = set(getattr(rows.processor, "all_special_ids", ()))
-        self._special = np.array(sorted(special - {getattr(rows.processor, "unk_token_id", None)}), dtype=np.int64)
+        self._text: TextView | None = None
+        if not token_dropout and not subword_dropout:
+            return
+        if "input_ids" not in rows.student.inputs:
+            name = "token_dropout" if token_dropout else "subword_dropout"
+            raise PlanError(f"training.{name}: changes the tokens of texts, but the rows are images. Set it to 0.")
+        if subword_dropout and in_place:
+            raise PlanError(
+                "training.subword_dropout: an objective compares token by token (pool: none), and this changes their "
+                "number. Set it to 0, or pool the hidden states."
+            )
+        self._text = TextView(
+            rows, task, seed=seed, token_dropout=token_dropout, subword_dropout=subword_dropout, in_place=in_place
+        )
 
     def __call__(self, batch: Batch) -> dict[str, Any]:
         """One micro-batch."""
@@ -64,41 +81,12 @@ class Collator:
         return self._mixed(made, batch) if self.mixup else made
 
     def _student_view(self, batch: Batch) -> dict[str, Tensor]:
-        encoded, processor = self.rows.student, self.rows.processor
-        if not self.token_dropout:
-            return self.task.batch(encoded, batch.rows, processor)
-        names, lengths = list(encoded.inputs), encoded.lengths[batch.rows]
-        flat = {name: np.concatenate([encoded.inputs[name][row] for row in batch.rows.tolist()]) for name in names}
-        keep = self._kept_tokens(flat["input_ids"], lengths, self._rng(batch, _TOKENS))
-        if self.in_place:
-            made = self.task.batch(encoded, batch.rows, processor)
-            mask = made["attention_mask"].bool()
-            made["attention_mask"][mask] = torch.from_numpy(keep.astype(np.int64))
-            return made
-        owner = np.repeat(np.arange(len(lengths)), lengths)
-        left = np.bincount(owner[keep], minlength=len(lengths))
-        ends = np.cumsum(left)[:-1]
-        view = Encoded(
-            inputs={name: np.split(values[keep], ends) for name, values in flat.items()},
-            lengths=left,
-            labels=encoded.labels[:0],
-        )
-        return self.task.batch(view, np.arange(len(lengths)), processor)
-
-    def _kept_tokens(self, ids: np.ndarray, lengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """bool, one a token: which the student sees."""
-        special = np.isin(ids, self._special)
-        keep = rng.random(len(ids)) >= self.token_dropout
-        owner = np.repeat(np.arange(len(lengths)), lengths)
-        plain = np.bincount(owner[~special], minlength=len(lengths))
-        bare = (np.bincount(owner[keep & ~special], minlength=len(lengths)) == 0) & (plain > 0)
-        if bare.any():
-            first = np.flatnonzero(~special)[np.unique(owner[~special], return_index=True)[1]]
-            keep[first[bare[plain > 0]]] = True
-        return keep | special
+        if self._text is not None:
+            return self._text.inputs(batch)
+        return self.task.batch(self.rows.student, batch.rows, self.rows.processor)
 
     def _mixed(self, made: dict[str, Any], batch: Batch) -> dict[str, Any]:
-        rng = self._rng(batch, _MIX)
+        rng = np.random.default_rng([self.seed, batch.epoch, batch.number, _MIX])
         share = float(rng.beta(self.mixup, self.mixup))
         partner = torch.from_numpy(rng.permutation(len(batch.rows)))
         for side in ("inputs", "view"):
@@ -106,6 +94,3 @@ class Collator:
                 views = cast("dict[str, Tensor]", made[side])
                 made[side] = {name: share * x + (1.0 - share) * x[partner] for name, x in views.items()}
         return {**made, "partner_labels": made["labels"][partner], "share": share}
-
-    def _rng(self, batch: Batch, purpose: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, batch.epoch, batch.number, purpose])

@@ -109,8 +109,9 @@ def make_trainer(
     )  # fmt: skip
     unpooled = any(key.pool == "none" for key in terms.wanted_student.hidden)
     collator = Collator(
-        rows, task, seed=spec.seed, token_dropout=spec.token_dropout, mixup=spec.mixup, in_place=unpooled
-    )
+        rows, task, seed=spec.seed, token_dropout=spec.token_dropout, subword_dropout=spec.subword_dropout,
+        mixup=spec.mixup, in_place=unpooled,
+    )  # fmt: skip
     args.gradient_accumulation_steps = batches.a_step
     return DistilTrainer(
         Distil(model, terms, rows.live), args, batches, collator, checkpoints=checkpoints, evaluate=evaluate,
