@@ -57,10 +57,12 @@ def init(
     """Write a commented recipe to start from."""
     from attar.recipe.schema import recipe_schema
     from attar.recipe.template import template
-    from attar.storage import atomic_write
+    from attar.storage import atomic_write, guard
 
     text = template(task)
-    if path.exists():
+    with guard(path):
+        there = path.exists()
+    if there:
         raise RecipeError(f"{path}: exists already; nothing was written. Choose another name.")
     atomic_write(path, text)
     _print(f"wrote {path}; next: attar check {path}")

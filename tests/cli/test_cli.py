@@ -129,6 +129,9 @@ def test_predict_from_checkpoint_and_file(run_folder: Path) -> None:
         "predict", run_folder, "-", "--artifact", "onnx-fp32", "--top", 2, stdin="my card number 3 is lost today\n"
     )
     assert json.loads(exported.stdout)["answers"][0]["label"] == answer["answers"][0]["label"]
+    for words in ([], ["--artifact", "onnx-fp32"]):
+        nothing = attar("predict", run_folder, "-", *words)
+        assert (nothing.returncode, nothing.stdout) == (0, ""), nothing.stderr
     wrong = attar("predict", run_folder, "x", "--artifact", "onnx-int8")
     assert wrong.returncode == 8
     assert "onnx-fp32" in wrong.stderr
@@ -204,6 +207,20 @@ def test_interrupting_is_clean_and_the_rerun_finishes(tmp_path: Path) -> None:
     assert "Traceback" not in error
     done = attar("distill", path, "--out", tmp_path / "out", "--set", "training.epochs=1")
     assert done.returncode == 0, done.stderr
+
+
+def test_a_place_that_cannot_be_written_has_its_own_code(tmp_path: Path) -> None:
+    recipe = make(tmp_path)
+    for words in (
+        ["init", recipe / "x.yaml"],
+        ["init", tmp_path / ("x" * 300)],
+        ["distill", recipe, "--out", recipe],
+        ["distill", recipe, "--out", tmp_path / ("x" * 300)],
+    ):
+        done = attar(*words)
+        assert done.returncode == 9, done.stderr
+        assert "cannot write" in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(("words", "code"), [(["distill"], 2), (["nonsense"], 2), (["check", "no-such.yaml"], 2)])

@@ -243,6 +243,11 @@ def test_inputs_of_another_model_are_named(text: Case, tmp_path: Path) -> None:
         OnnxRunner(found.folder)({"input_ids": np.ones((1, 3), np.int64)})
 
 
+def test_no_rows_give_no_logits(text: Case, tmp_path: Path) -> None:
+    found = text.export(tmp_path, FP32)
+    assert OnnxRunner(found.folder).logits([]).shape == (0, 3)
+
+
 def test_tracing_twice_gives_the_same_graph_and_leaves_the_mode(image: Case) -> None:
     image.model.train()
     again = trace_rows(image.model, image.task, image.processor, image.rows, 20)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from datasets import Image as ImageFeature
 from PIL import Image
 from transformers import AutoImageProcessor, CLIPImageProcessorPil, ConvNextImageProcessorPil, pipeline
 
-from attar.errors import MissingExtra, PlanError, TeacherError
+from attar.errors import DataError, MissingExtra, PlanError, TeacherError
 from attar.tasks.timm_models import timm_model, timm_processor
 from tiny import save, tiny_image_model, tiny_image_processor, tiny_images
 
@@ -78,6 +79,19 @@ def test_torchvision_and_pil_give_the_same_pixels_where_nothing_is_resized(make,
         atol=1e-5,
         rtol=1e-5,
     )
+
+
+def test_an_image_that_cannot_be_read_is_named(make, tmp_path):
+    task, processor = make(**IMAGE), tiny_image_processor()
+    pictures()[0]["image"].save(tmp_path / "whole.png")
+    data = (tmp_path / "whole.png").read_bytes()
+    for content in (b"no image", data[: len(data) // 2], b""):
+        (tmp_path / "damaged.png").write_bytes(content)
+        files = [str(tmp_path / name) for name in ("whole.png", "damaged.png")]
+        rows = Dataset.from_dict({"image": files}).cast_column("image", ImageFeature())
+        for ask in (lambda rows=rows: task.encode(rows, processor), lambda rows=rows: task.content_keys(rows)):
+            with pytest.raises(DataError, match=r"damaged\.png: cannot read the image"):
+                ask()
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK", "I;16"])

@@ -41,6 +41,7 @@ class OnnxRunner:
         self.inputs: list[str] = [one.name for one in self._session.get_inputs()]
         self.outputs: list[str] = [one.name for one in self._session.get_outputs()]
         self.runtime = f"onnxruntime {ort.__version__}"
+        self._classes = int(next(one.shape[-1] for one in self._session.get_outputs() if one.name == OUTPUT))
         self._types = {one.name: _dtype(one.type) for one in self._session.get_inputs()}
 
     def __call__(self, inputs: Inputs) -> np.ndarray:
@@ -52,8 +53,9 @@ class OnnxRunner:
         return np.asarray(self._session.run([OUTPUT], feed)[0], np.float32)
 
     def logits(self, batches: Iterable[Inputs]) -> np.ndarray:
-        """Logits float32 [N, C] of all batches (at least one), in their order."""
-        return np.concatenate([self(batch) for batch in batches])
+        """Logits float32 [N, C] of all batches, in their order; without any, N is 0."""
+        answered = [self(batch) for batch in batches]
+        return np.concatenate(answered) if answered else np.empty((0, self._classes), np.float32)
 
 
 def single_rows(task: Task, encoded: Encoded, processor: Processor) -> Iterator[dict[str, Tensor]]:

@@ -15,6 +15,7 @@ from attar.plan.student import StudentFound
 from attar.plan.teacher import TeacherFound, image_size, outputs_of
 from attar.recipe import Recipe
 from attar.recipe.teacher import LocalTeacherSpec
+from attar.storage import guard
 
 _FLOAT = 4
 _STATE = 3
@@ -100,8 +101,9 @@ def _disk(
     signals: SignalsPlan,
     out: Path,
 ) -> Estimate:
-    here = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
-    free = float(shutil.disk_usage(here).free)
+    with guard(out):
+        here = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+        free = float(shutil.disk_usage(here).free)
     outputs = outputs_of(recipe, rows)
     size = student.plan.params.likely
     if size is None or outputs is None or work.all_rows is None:

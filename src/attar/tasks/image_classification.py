@@ -10,18 +10,19 @@ from __future__ import annotations
 import base64
 import io
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import torch
 from datasets import Dataset
-from PIL import Image
+from datasets import Image as ImageFeature
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessorPil
 
-from attar.errors import TeacherError
+from attar.errors import DataError, TeacherError
 from attar.hashing import hash_bytes
 from attar.recipe.task import ImageClassificationSpec
 from attar.tasks.base import Encoded, Problem, Processor
@@ -33,6 +34,13 @@ _TOLERANCE = 1e-4
 _IN_MEMORY = 2 << 30
 _SHOWN_PIXELS = 96
 _PROCESSOR_FILE = "preprocessor_config.json"
+
+
+class _Cell(TypedDict):
+    """An image as `datasets` stores it: encoded bytes, or else a file."""
+
+    bytes: bytes | None
+    path: str | None
 
 
 class ImageClassification:
@@ -100,11 +108,11 @@ class ImageClassification:
 
     def encode(self, rows: Dataset, processor: Processor) -> Encoded:
         """Resized pixels, uint8 [N, 3, H, W]; above 2 GB they lie in a temporary file. Raises TeacherError where the
-        processor does not give one size, or does more than resize, crop, scale and normalise.
+        processor does not give one size, or does more than resize, crop, scale and normalise; DataError where an image
+        cannot be read.
         """
         pixels: np.ndarray | None = None
-        for start in range(0, len(rows), _CHUNK):
-            images = _images(rows, start, min(start + _CHUNK, len(rows)))
+        for start, images in _images(rows):
             resized = _resized(images, processor)
             if pixels is None:
                 self._check(images[0], resized[:1], processor)
@@ -127,11 +135,9 @@ class ImageClassification:
 
     def content_keys(self, rows: Dataset) -> list[str]:
         """Hash of size and RGB pixels, before resizing."""
-        keys: list[str] = []
-        for start in range(0, len(rows), _CHUNK):
-            for image in _images(rows, start, min(start + _CHUNK, len(rows))):
-                keys.append(hash_bytes(repr(image.size).encode(), image.tobytes()))
-        return keys
+        return [
+            hash_bytes(repr(image.size).encode(), image.tobytes()) for _, images in _images(rows) for image in images
+        ]
 
     def example(self, row: dict[str, Any]) -> dict[str, str]:
         """A data URL of a PNG of at most 96 pixels a side."""
@@ -151,9 +157,22 @@ class ImageClassification:
             )
 
 
-def _images(rows: Dataset, start: int, end: int) -> list[Image.Image]:
-    cells = cast("dict[str, list[Image.Image]]", rows.select_columns(["image"]).with_format(None)[start:end])
-    return [_rgb(image) for image in cells["image"]]
+def _images(rows: Dataset) -> Iterator[tuple[int, list[Image.Image]]]:
+    """Number of the first row and the RGB images of each chunk. Raises DataError that names an unreadable one."""
+    stored = rows.select_columns(["image"]).with_format(None).cast_column("image", ImageFeature(decode=False))
+    for start in range(0, len(rows), _CHUNK):
+        cells = cast("dict[str, list[_Cell]]", stored[start : start + _CHUNK])["image"]
+        yield start, [_decoded(cell, start + number) for number, cell in enumerate(cells)]
+
+
+def _decoded(cell: _Cell, row: int) -> Image.Image:
+    """An image turned upright by its EXIF tag, as RGB."""
+    try:
+        with Image.open(str(cell["path"]) if cell["bytes"] is None else io.BytesIO(cell["bytes"])) as image:
+            return _rgb(ImageOps.exif_transpose(image))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        where = cell["path"] or f"row {row}"
+        raise DataError(f"{where}: cannot read the image: {error}. Replace it or leave it out.") from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:
