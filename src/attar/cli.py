@@ -1,7 +1,6 @@
 """The command line. Each command imports what it needs when it runs, so that `--help` and `check` answer at once.
 
-Exit codes are those of `attar.errors`: 0 done, 1 error, 2 recipe or options, 3 budget missed, 4 policy, 5 data,
-6 teacher or store, 7 training, 8 export, 9 disk, 10 missing package, 130 interrupted.
+Exit codes are those of `attar.errors.EXIT_CODES`; `--help` lists them.
 """
 
 from __future__ import annotations
@@ -13,15 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attar.errors import AttarError, BudgetMissed, RecipeError
+from attar.errors import EXIT_CODES, AttarError, BudgetMissed, RecipeError
 from attar.version import __version__
 
 if TYPE_CHECKING:
     from attar.facts import RunFacts
     from attar.recipe import Recipe
 
+_CODES = "\b\nExit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES.items())
+
 app = typer.Typer(
     name="attar",
+    epilog=_CODES,
     help="From a large teacher to a small student that you can ship, with proof.",
     no_args_is_help=True,
     add_completion=False,
@@ -103,7 +105,10 @@ def distill(
 
 @app.command()
 def label(recipe: RecipeFile, out: Out = None, overrides: Overrides = None) -> None:
-    """Write the teacher's signals for a recipe's data into a store, for `teacher.kind: stored`."""
+    """Store the teacher's signals on a recipe's data.
+
+    A recipe with `teacher.kind: stored` trains on them, here or on another machine.
+    """
     from attar.run import label_only
 
     loaded = _load(recipe, overrides)
@@ -161,7 +166,10 @@ def export(
     precision: Annotated[str, typer.Option(help="fp32 or int8.")] = "int8",
     kind: Annotated[str, typer.Option(help="The format.")] = "onnx",
 ) -> None:
-    """Export a finished run's student once more, with parity and quality."""
+    """Export a finished run's student once more.
+
+    The file is compared with the checkpoint and measured like those of the recipe; one that fails is refused.
+    """
     from attar.finished import export_again
 
     with _terminal() as terminal:

@@ -3,6 +3,7 @@
     AttarError                     exit code 1   something attar can name went wrong
     ├── RecipeError                exit code 2   the recipe or a command-line option is wrong
     │   └── PlanError              exit code 2   the recipe is well formed but cannot work
+    │       └── BudgetOutOfReach   exit code 3   nothing but its budget stands against the recipe
     ├── BudgetMissed               exit code 3   the run is done, but a budget was not met
     ├── PolicyError                exit code 4   the teacher's terms forbid the run, or are unknown
     ├── DataError                  exit code 5   a data source is absent, empty or malformed
@@ -18,6 +19,22 @@ A message names the place, what it got, what is allowed, and the next move. Ctrl
 """
 
 from __future__ import annotations
+
+EXIT_CODES = {
+    0: "done",
+    1: "an error that attar names but has no class for",
+    2: "the recipe or an option is wrong",
+    3: "a budget was missed, or cannot be met (then no work was done)",
+    4: "the teacher's terms forbid it, or nobody has recorded that they allow it",
+    5: "the data is absent, empty or malformed",
+    6: "the teacher or its stored signals cannot be used",
+    7: "training diverged",
+    8: "an export failed, or does not answer like the checkpoint",
+    9: "the disk is full or the folder cannot be written",
+    10: "an optional package is absent; the message holds the pip command",
+    130: "interrupted",
+}
+"""What the command line returns, for its help and the README."""
 
 
 class AttarError(Exception):
@@ -38,6 +55,12 @@ class RecipeError(AttarError):
 
 class PlanError(RecipeError):
     """The recipe is well formed, but its parts do not fit each other or its inputs."""
+
+
+class BudgetOutOfReach(PlanError):
+    """Every problem of the recipe is a line of its budget that cannot be met, or cannot be decided."""
+
+    exit_code = 3
 
 
 class BudgetMissed(AttarError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from run_parts import make
+
+from attar.errors import EXIT_CODES
 
 ATTAR = [sys.executable, "-W", "error", "-c", "from attar.cli import main; main()"]
 
@@ -29,6 +32,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = attar("distill", root / "recipe.yaml", "--out", root / "out")
     assert done.returncode == 0, done.stderr
     assert "report:" in done.stdout
+
     assert "out/report.html" in done.stdout
     return root / "out"
 
@@ -41,6 +45,14 @@ def test_help_and_version_answer_at_once() -> None:
         seconds.append(os.times().children_user + os.times().children_system - start)
     assert min(seconds) < 0.5, "processor seconds of attar --help"
     assert attar("--version").stdout.startswith("attar 0.")
+
+
+def test_help_is_whole_and_lists_the_exit_codes() -> None:
+    text = attar("--help").stdout
+    assert "..." not in text.replace("[ARGS]...", "")
+    assert "…" not in text
+    for code, meaning in EXIT_CODES.items():
+        assert re.search(rf"^ *{code} +{re.escape(meaning)}$", text, re.MULTILINE), (code, text)
 
 
 def test_five_mistakes_come_with_their_lines(tmp_path: Path) -> None:
@@ -111,12 +123,27 @@ def test_policy_stops_with_its_own_code(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_budget_that_cannot_be_met_has_its_own_code_before_any_work(tmp_path: Path) -> None:
+    path = make(tmp_path)
+    beyond = ["--set", "budget.max_params=10"]
+    for words in (["check", path, *beyond], ["distill", path, "--out", tmp_path / "out", *beyond]):
+        done = attar(*words)
+        assert done.returncode == 3, done.stderr
+        assert "budget.max_params: the budget cannot be met" in done.stderr
+    assert not (tmp_path / "out").exists()
+    assert attar("check", path, *beyond, "--set", "student.layers=9").returncode == 2
+
+
 def test_a_missed_budget_has_its_own_code_and_keeps_everything(run_folder: Path) -> None:
     again = ["distill", run_folder.parent / "recipe.yaml", "--out", run_folder]
     done = attar(*again, "--set", "budget.max_latency_ms=0.00001")
     assert done.returncode == 3, done.stderr
     assert "budget missed: max_latency_ms" in done.stderr
     assert (run_folder / "report.html").is_file()
+    unmeasured = attar(*again, "--set", "budget.max_latency_ms=5", "--set", "report.latency=false")
+    assert unmeasured.returncode == 0, unmeasured.stderr
+    assert "max_latency_ms: not decided" in unmeasured.stdout
+    assert "report.latency is off" in unmeasured.stderr
     assert attar(*again).returncode == 0
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import typer
 
 from attar.cli import app
+from attar.errors import EXIT_CODES
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -52,6 +53,12 @@ def test_the_changelog_knows_the_version() -> None:
     version = re.search(r'__version__ = "(.+)"', (ROOT / "src" / "attar" / "version.py").read_text())
     assert version is not None
     assert f"## [{version[1]}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_exit_codes_stand_in_the_readme_as_in_the_help() -> None:
+    table = README.read_text(encoding="utf-8").split("| exit code | meaning |\n")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", table, re.MULTILINE)
+    assert {int(code): meaning for code, meaning in rows} == EXIT_CODES
 
 
 def test_extras_of_the_documentation_exist() -> None:

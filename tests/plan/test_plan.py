@@ -63,6 +63,15 @@ def test_a_budget_that_cannot_be_met_is_refused_with_the_figures(tmp_path: Path)
     assert "budget.max_bytes" in found
     (found,) = problems_of(tmp_path, budget={"max_latency_ms": 5})
     assert "nothing is exported" in found
+    for budget, student, code in (({"max_params": 100}, {}, 3), ({"max_params": 100}, {"layers": 9}, 2)):
+        with pytest.raises(PlanError) as caught:
+            plan_of(tmp_path, budget=budget, student=student)
+        assert caught.value.exit_code == code
+
+
+def test_a_latency_that_is_not_measured_is_told_beforehand(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, budget={"max_latency_ms": 5}, export=[{"kind": "onnx"}], report={"latency": False})
+    assert any(line.startswith("budget.max_latency_ms: it will not be decided") for line in plan.warnings)
 
 
 def test_a_full_disk_is_foreseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -242,6 +242,8 @@ def test_the_terminal_gets_the_headline_in_plain_text() -> None:
     assert "\u00a0" not in text
     for part in ("91.0 MB -> 1.11 MB (ONNX int8)", "98.9 % (98.3 – 99.4)", "3 seeds", "control 91.1 %", "21× faster"):
         assert part in text
+    undecided = made_run().budget[1].model_copy(update={"met": None, "value": None})
+    assert "max_bytes: not decided" in headline(made_run(budget=[undecided]))[-1]
 
 
 def big_run() -> RunFacts:

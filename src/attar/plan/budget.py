@@ -30,6 +30,10 @@ def check_budget(recipe: Recipe, teacher: ModelPlan, student: ModelPlan, notes: 
             notes.problem(
                 ("budget", "max_latency_ms"), "nothing is exported whose latency could be measured. Add to export."
             )
+        if not recipe.report.latency:
+            notes.warn(
+                ("budget", "max_latency_ms"), "it will not be decided: report.latency is off, so nothing is measured."
+            )
         lines.append(
             BudgetFacts(
                 name="max_latency_ms", limit=budget.max_latency_ms, value=None, unit="ms", met=None, note="measured"

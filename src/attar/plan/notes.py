@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from attar.errors import AttarError, MissingExtra, PlanError
+from attar.errors import AttarError, BudgetOutOfReach, MissingExtra, PlanError
 from attar.recipe.places import Path, Places, dotted
 
 
@@ -16,9 +16,11 @@ class Notes:
         self.places = places
         self.warnings: list[str] = []
         self._problems: list[tuple[int, str]] = []
+        self._of_budget_alone = True
 
     def problem(self, path: Path, message: str) -> None:
         """The recipe cannot work because of what stands at `path`."""
+        self._of_budget_alone &= path[:1] == ("budget",)
         self._problems.append((self.places.at(path).line, self.places.problem(path, message)))
 
     def warn(self, path: Path, message: str) -> None:
@@ -37,7 +39,8 @@ class Notes:
                 self.problem(path, line)
 
     def finish(self) -> None:
-        """Raise PlanError with every problem in file order, if there is any."""
+        """Raise PlanError with every problem in file order, if there is any; BudgetOutOfReach if all are its lines."""
         if self._problems:
             ordered = sorted(self._problems, key=lambda problem: problem[0] or 1 << 30)
-            raise PlanError(list(dict.fromkeys(text for _, text in ordered)))
+            kind = BudgetOutOfReach if self._of_budget_alone else PlanError
+            raise kind(list(dict.fromkeys(text for _, text in ordered)))

@@ -110,4 +110,6 @@ def headline(run: RunFacts) -> list[str]:
         change = f"{milliseconds(run.teacher.latency.value)} -> {milliseconds(latency.value)} a row"
         speed = f"{times(ratio)} faster" if ratio >= 1 else f"{times(1 / ratio)} slower"
         lines.append(f"  speed     {speed}: {change} ({latency.device}, {latency.threads} thread(s))")
+    undecided = [line for line in run.budget if line.met is None]
+    lines += [f"  budget    {one.name}: not decided, its value was not measured" for one in undecided]
     return [plain(line) for line in lines]
