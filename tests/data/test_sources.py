@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from attar.errors import DataError
 
 TRAIN = {"text": [f"train text {i}" for i in range(20)], "label": ["no", "yes"] * 10}
 TEST = {"text": [f"test text {i}" for i in range(6)], "label": ["yes", "no"] * 3}
-SHARED = Path("../shared/data")
 
 
 def write(path: Path, columns: dict[str, list[Any]]) -> Path:
@@ -204,10 +202,7 @@ def test_no_cache_is_written(tmp_path, load, monkeypatch):
     assert [p.name for p in (tmp_path / "data").iterdir()] == ["all.parquet"]
 
 
-@pytest.mark.skipif(not (SHARED / "banking77").is_dir(), reason="../shared/data/banking77 is not on this machine")
-def test_banking77_from_the_mirror(tmp_path, load, monkeypatch):
-    mirror = tmp_path / "mirror"
-    shutil.copytree(SHARED / "banking77", mirror / "banking77")
+def test_banking77_from_the_mirror(load, mirror, monkeypatch):
     monkeypatch.setenv("ATTAR_MIRROR", str(mirror))
     splits = load("PolyAI/banking77")
     assert len(splits.labels) == 77

