@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,10 +27,10 @@ from attar.facts import (
 )
 from attar.governance.lineage import collect
 from attar.ground import Ground
+from attar.handover import student_files
 from attar.recipe.outcome import BudgetSpec, Limit
 from attar.seeds import Role, Seed
 from attar.stages import Stages
-from attar.storage import atomic_write
 from attar.teachers.fitted import TEACHER
 
 _OFF = "latency: not measured, report.latency is off"
@@ -58,6 +57,7 @@ def certify(ground: Ground, seeds: Sequence[Seed], chosen: Seed, stages: Stages,
     models = {name: _with_costs(model, name, costs) for name, model in models.items()}
     artifacts = [_artifact_with_costs(a, costs) for a in chosen.artifacts]
     budget = check_budget(ground.recipe.budget, models["teacher"], models["student"], artifacts, found.retention)
+    refused = [one for seed in seeds for one in seed.refused]
     missed = any(line.met is False for line in budget)
     return RunFacts(
         name=ground.recipe.name,
@@ -74,12 +74,14 @@ def certify(ground: Ground, seeds: Sequence[Seed], chosen: Seed, stages: Stages,
         evaluation=found,
         training={str(role): facts for role, facts in chosen.training.items()},
         artifacts=artifacts,
+        refused=refused,
+        files=student_files(chosen.folder),
         budget=budget,
         policy=policy,
         lineage=collect(ground.recipe, ground.sources),
         stages=stages.done,
         seeds=[_seed_facts(ground, seed) for seed in seeds] if len(seeds) > 1 else [],
-        warnings=ground.warnings,
+        warnings=[*ground.warnings, *(one.reason for one in refused)],
     )
 
 
@@ -259,8 +261,3 @@ def choose(seeds: Sequence[Seed], ground: Ground) -> Seed:
         return agreement(logits, teacher, task.problem)
 
     return max(seeds, key=worth)
-
-
-def write_record(facts: RunFacts, out: Path) -> None:
-    """Write run.json."""
-    atomic_write(out / "run.json", facts.model_dump_json(indent=1))

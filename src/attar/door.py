@@ -17,7 +17,7 @@ from attar.ground import Handed
 from attar.objectives.own import OwnObjective
 from attar.recipe import Recipe
 from attar.recipe.load import load_recipe, recipe_from
-from attar.recipe.objectives import AnyObjectiveSpec, ObjectiveSpec
+from attar.recipe.objectives import AnyObjectiveSpec, ObjectiveSpec, PythonSpec
 from attar.run import run
 from attar.tasks.base import Processor
 
@@ -67,14 +67,14 @@ def distill_models(
     text classification. Files are written below `out`. Raises as `distill`.
     """
     specs = [_objective(one) for one in objectives]
-    named = [s.model_dump(mode="json") for s in specs if isinstance(s, ObjectiveSpec)]
+    recorded = [s.record() if isinstance(s, OwnObjective) else s for s in specs]
     fields: dict[str, Any] = {
         "name": "python",
         "task": {"kind": "text_classification", **(task or {})},
         "teacher": {"kind": "local", "model": "python"},
         "data": {"source": "python"},
         "student": {"kind": "pretrained", "model": "python"} if isinstance(student, nn.Module) else dict(student),
-        "objectives": named or [{"kind": "forward_kl"}],
+        "objectives": [s.model_dump(mode="json") for s in recorded],
         "training": dict(training or {}),
         "policy": {"decision": "allow", "reason": reason},
     }
@@ -95,7 +95,7 @@ def distill_models(
 def _objective(given: Any) -> AnyObjectiveSpec | OwnObjective:
     if isinstance(given, Mapping):
         return _spec(cast("Mapping[str, Any]", given))
-    if isinstance(given, ObjectiveSpec | OwnObjective):
+    if isinstance(given, ObjectiveSpec | OwnObjective) and not isinstance(given, PythonSpec):
         return cast("AnyObjectiveSpec | OwnObjective", given)
     if callable(given):
         return OwnObjective(cast("RowLoss", given))

@@ -161,12 +161,22 @@ class ArtifactFacts(Facts):
     note: str | None = None
 
 
+class RefusedFacts(Facts):
+    """An export that was asked for and is not handed over."""
+
+    kind: str
+    precision: str
+    seed: int
+    failed: Literal["parity", "export"] = Field(description="`parity`: made, but it does not answer like the student.")
+    reason: str
+
+
 class StageFacts(Facts):
     """One stage of the run."""
 
     name: str
     seconds: float = Field(description="Wall seconds when it was computed (also where it is cached now).")
-    cached: bool
+    cached: bool = Field(description="Done before, by the same things. Data is read again, and found to be the same.")
     key: str = Field(description="Hash of what shaped it.")
 
 
@@ -278,6 +288,10 @@ class RunFacts(Facts):
     evaluation: EvaluationFacts
     training: dict[str, TrainingFacts] = Field(description="By student, control, control_random.")
     artifacts: list[ArtifactFacts]
+    refused: list[RefusedFacts] = Field(default=[], description="Exports that are not handed over, and why.")
+    files: dict[str, str] = Field(
+        default={}, description="SHA-256 of the student's files, by their path in the run's folder; its card apart."
+    )
     budget: list[BudgetFacts]
     policy: PolicyFacts
     lineage: LineageFacts

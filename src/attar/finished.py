@@ -16,10 +16,11 @@ from attar.evaluation.metrics import score
 from attar.evaluation.predict import predict_logits
 from attar.export.runtime import OnnxRunner, single_rows
 from attar.facts import RunFacts
+from attar.handover import require_exports
 from attar.recipe import Recipe
 from attar.recipe.load import load_recipe, recipe_from
-from attar.report.load import load_run
-from attar.run import run
+from attar.report.load import load_run, load_whole, require_artifact
+from attar.run import carry
 from attar.tasks import make_task
 from attar.tasks.base import Task
 from attar.teachers.origin import quiet
@@ -64,18 +65,23 @@ def score_on(run_folder: Path, source: str, split: str = "test") -> dict[str, An
 
 
 def export_again(run_folder: Path, kind: str, precision: str, *, say: Callable[[str], None]) -> RunFacts:
-    """Add an export to a finished run and carry it through: what is done stays, the new file is made and measured."""
+    """Add an export to a finished run and carry it through: what is done stays, the new file is made and measured.
+
+    Raises ParityError or ExportError where this file is refused; what another command was refused is no matter here.
+    """
     facts = load_run(run_folder)
     recipe = load_recipe(run_folder / "recipe.yaml")
     if all((e.kind, e.precision) != (kind, precision) for e in recipe.export):
         fields = recipe.model_dump(mode="json")
         fields["export"].append({"kind": kind, "precision": precision})
         recipe = recipe_from(fields)
-    return run(recipe, run_folder, seeds=max(1, len(facts.seeds)), say=say)
+    done = carry(recipe, run_folder, seeds=max(1, len(facts.seeds)), say=say)
+    require_exports(done, run_folder, only=(kind, precision))
+    return done
 
 
 def _open(run_folder: Path) -> tuple[RunFacts, Recipe, Task]:
-    facts = load_run(run_folder)
+    facts = load_whole(run_folder)
     recipe = load_recipe(run_folder / "recipe.yaml")
     return facts, recipe, make_task(recipe.task, tuple(facts.data.labels))
 
@@ -102,6 +108,6 @@ def _logits(run_folder: Path, facts: RunFacts, task: Task, rows: Dataset, artifa
     made = {f"{a.kind}-{a.precision}": a for a in facts.artifacts}
     if artifact not in made:
         raise ExportError(f"{artifact!r} is not among this run's files: {', '.join(made) or 'none'}.")
-    folder = run_folder / made[artifact].path
+    folder = require_artifact(run_folder, made[artifact])
     processor = task.load_processor(folder)
     return OnnxRunner(folder).logits(single_rows(task, task.encode(rows, processor), processor))

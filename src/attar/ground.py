@@ -11,6 +11,7 @@ from typing import Any, assert_never
 import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
+from pydantic import BaseModel
 from safetensors.torch import load_model
 from torch import nn
 from transformers import PreTrainedModel
@@ -20,26 +21,28 @@ from attar.data.load import Given, load_data
 from attar.data.splits import Splits
 from attar.errors import PlanError
 from attar.facts import ModelFacts, SourceFacts
-from attar.hashing import hash_bytes, hash_file, hash_folder, hash_value
+from attar.hashing import hash_bytes, hash_file, hash_value
+from attar.identity import hash_module, hash_processor
 from attar.objectives.own import OwnObjective
 from attar.objectives.terms import Terms
+from attar.plan.objectives import signals_mode
 from attar.recipe import Recipe
-from attar.recipe.objectives import AnyObjectiveSpec
+from attar.recipe.objectives import AnyObjectiveSpec, PythonSpec
+from attar.recipe.student import PretrainedSpec
 from attar.recipe.teacher import LocalTeacherSpec, StoredTeacherSpec
 from attar.signals import Wanted, hidden_widths
 from attar.stages import Stages
-from attar.storage import atomic_folder
 from attar.students.build import Student, build_student
 from attar.tasks import make_task
 from attar.tasks.base import Encoded, Processor, Task
 from attar.teachers.fitted import FittedFacts, load_fitted
 from attar.teachers.fitting import fit_teacher
-from attar.teachers.labelling import label
+from attar.teachers.labelling import label, store_folder
 from attar.teachers.local import LocalTeacher, find_origin, load_local
 from attar.teachers.origin import own_labels
 from attar.teachers.preflight import preflight
-from attar.teachers.store import Store, StoreReader
-from attar.teachers.stored import find_rescorer, open_stored, spot_check
+from attar.teachers.store import MANIFEST, Store, StoreReader, open_store
+from attar.teachers.stored import find_rescorer, open_stored, spot_check, stored_processor
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
@@ -55,6 +58,13 @@ class Handed:
     student: nn.Module | None = None
     processor: Processor | None = None
     objectives: Sequence[Objective] | None = None
+
+
+class Labelled(BaseModel):
+    """What the `signals` stage found besides the signals."""
+
+    truncated: int
+    """Rows that are longer than the limit, over all splits that were asked for."""
 
 
 @dataclass
@@ -74,6 +84,8 @@ class Ground:
     sources: list[SourceFacts]
     handed: Handed
     objectives: Sequence[Objective]
+    start: tuple[str, ...] = ()
+    """What the student starts from, where the recipe does not tell: hashes of weights and processor that were given."""
     widths: dict[int, int] = field(default_factory=dict[int, int])
     """Width of each of the teacher's hidden states."""
     store: Store | None = None
@@ -95,10 +107,7 @@ class Ground:
     @property
     def live(self) -> bool:
         """Whether the teacher is asked in every step."""
-        spec = self.recipe.teacher
-        if isinstance(spec, StoredTeacherSpec):
-            return False
-        return spec.signals == "live" or (spec.signals == "auto" and self.recipe.training.mixup > 0)
+        return signals_mode(self.recipe) == "live"
 
     def student(self, seed: int, init: str = "recipe") -> Student:
         """A fresh student of this seed."""
@@ -156,21 +165,24 @@ def prepare(
 
     `licence` is the teacher's, as the policy found it.
     """
-    splits = load_data(recipe, handed.rows)
+    splits = stages.read("data", lambda: load_data(recipe, handed.rows), lambda found: found.hash)
     for note in splits.facts.notes:
         stages.say(f"data: {note}")
     task = make_task(recipe.task, splits.labels or _teacher_labels(recipe, handed))
     ground = _with_teacher(recipe, out, task, splits, stages, handed, progress)
     ground.sources[0] = ground.sources[0].model_copy(update={"licence": licence})
     student = ground.student(recipe.training.seed)
+    if handed.student is not None or isinstance(recipe.student, PretrainedSpec):
+        ground.start = (hash_module(student.model), hash_processor(student.processor))
     wanted = ground.terms(student, ground.objectives, recipe.training.seed).wanted_teacher
     wanted = Wanted(logits=True, hidden=wanted.hidden)
-    if isinstance(recipe.teacher, StoredTeacherSpec):
-        ground.store = open_stored(recipe.teacher, task, wanted)
-        if ground.teacher is not None:
-            spot_check(ground.store, ground.teacher, task, splits.train, n=recipe.teacher.spot_check)
-    else:
-        ground.store = _label(ground, recipe.teacher, wanted, stages, progress)
+    match recipe.teacher:
+        case StoredTeacherSpec() as spec:
+            ground.store = stages.read(
+                "signals", lambda: _opened(ground, spec, wanted), lambda store: store.manifest.key
+            )
+        case spec:
+            ground.store = _label(ground, spec, wanted, stages, progress)
     _judge(ground, stages.say)
     return ground
 
@@ -234,7 +246,6 @@ def _with_teacher(
         hash=splits.hash,
         licence=recipe.data.licence,
     )
-    objectives = handed.objectives or recipe.objectives
     spec = recipe.teacher
     if isinstance(spec, StoredTeacherSpec):
         return _with_stored(recipe, spec, out, task, splits, handed, device, [data])
@@ -247,7 +258,7 @@ def _with_teacher(
     )
     return Ground(
         recipe, out, device, task, splits, teacher.processor, teacher, facts, [teacher.source, data], handed,
-        objectives,
+        _objectives(recipe, handed),
         widths=teacher.widths, warnings=list(teacher.warnings),
     )  # fmt: skip
 
@@ -287,12 +298,11 @@ def _with_stored(
     store = open_stored(spec, task, Wanted(logits=True))
     about: dict[str, Any] = store.manifest.about
     teacher = find_rescorer(spec, store, task)
-    beside = store.path.parent.parent / "processor"
-    processor = teacher.processor if teacher is not None else task.load_processor(beside)
+    processor = teacher.processor if teacher is not None else stored_processor(store, task)
     source = SourceFacts.model_validate(about["source"])
     return Ground(
         recipe, out, device, task, splits, processor, teacher, ModelFacts.model_validate(about["facts"]),
-        [source, *sources], handed, handed.objectives or recipe.objectives,
+        [source, *sources], handed, _objectives(recipe, handed),
         widths={int(layer): width for layer, width in about["widths"].items()},
     )  # fmt: skip
 
@@ -302,8 +312,6 @@ def _label(ground: Ground, spec: LocalTeacherSpec, wanted: Wanted, stages: Stage
     teacher, task, splits = ground.teacher, ground.task, ground.splits
     assert teacher is not None
     place = ground.out / "store"
-    with atomic_folder(place / "processor") as folder:
-        ground.processor.save_pretrained(folder)
     parts = {"validation": splits.validation, "test": splits.test}
     if ground.live:
         wanted = Wanted(logits=True)
@@ -313,14 +321,10 @@ def _label(ground: Ground, spec: LocalTeacherSpec, wanted: Wanted, stages: Stage
             **({"transfer": splits.transfer} if splits.transfer is not None else {}),
             **parts,
         }
-    encoded: dict[str, tuple[Encoded, list[str]]] = {
-        name: (task.encode(rows, ground.processor), task.content_keys(rows)) for name, rows in parts.items()
-    }
-    ground.truncated = sum(rows.truncated for rows, _ in encoded.values())
     facts = {
         "teacher": teacher.source.hash,
         "fitted": _hash_weights(teacher.folder) if spec.fit != "none" and teacher.folder else None,
-        "processor": hash_folder(place / "processor"),
+        "processor": hash_processor(ground.processor),
         "task": task.spec.model_dump(mode="json", exclude={"metric", "slice_by"}),
         "label_map": spec.label_map,
         "dtype": "float32",
@@ -334,11 +338,35 @@ def _label(ground: Ground, spec: LocalTeacherSpec, wanted: Wanted, stages: Stage
         "widths": {str(layer): width for layer, width in ground.widths.items()},
         "folder": None if teacher.folder is None else str(teacher.folder.resolve()),
     }
-    stages.say(f"signals of {sum(len(e) for e, _ in encoded.values()):,} rows …")
-    return label(
-        teacher, task, encoded, wanted, place, facts, about=about, batch_tokens=spec.batch_tokens,
-        device=ground.device, progress=progress,
-    )  # fmt: skip
+    folder = store_folder(teacher, task, wanted, place, facts)
+
+    def work() -> Labelled:
+        encoded: dict[str, tuple[Encoded, list[str]]] = {
+            name: (task.encode(rows, ground.processor), task.content_keys(rows)) for name, rows in parts.items()
+        }
+        stages.say(f"signals of {sum(len(e) for e, _ in encoded.values()):,} rows …")
+        label(
+            teacher, task, encoded, wanted, place, facts, about=about, batch_tokens=spec.batch_tokens,
+            device=ground.device, progress=progress,
+        )  # fmt: skip
+        return Labelled(truncated=sum(rows.truncated for rows, _ in encoded.values()))
+
+    shaped_by = [folder.name, splits.hash, sorted(parts)]
+    ground.truncated = stages.run("signals", shaped_by, [folder / MANIFEST], Labelled, work).truncated
+    return open_store(folder)
+
+
+def _opened(ground: Ground, spec: StoredTeacherSpec, wanted: Wanted) -> Store:
+    """A store that was made before, checked against the recipe and, where the teacher is there, against its answers."""
+    store = open_stored(spec, ground.task, wanted)
+    if ground.teacher is not None:
+        spot_check(store, ground.teacher, ground.task, ground.splits.train, n=spec.spot_check)
+    return store
+
+
+def _objectives(recipe: Recipe, handed: Handed) -> Sequence[Objective]:
+    """Those that were handed over, or else the recipe's; the plan has seen to it that none of these is a function."""
+    return handed.objectives or [spec for spec in recipe.objectives if not isinstance(spec, PythonSpec)]
 
 
 def _hash_weights(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Content hashes: one canonical form for values, files and folders. All are the first 16 hex digits of a SHA-256."""
+"""Content hashes: one canonical form for values, files and folders. Short: the first 16 hex digits of a SHA-256."""
 
 from __future__ import annotations
 
@@ -32,14 +32,24 @@ def hash_bytes(*parts: bytes) -> str:
 
 def hash_file(path: Path) -> str:
     """Hash of a file's bytes, read in blocks."""
+    return sha256(path)[:DIGITS]
+
+
+def sha256(path: Path) -> str:
+    """The whole SHA-256 of a file's bytes, 64 hex digits, read in blocks."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(_BLOCK):
             digest.update(block)
-    return digest.hexdigest()[:DIGITS]
+    return digest.hexdigest()
 
 
-def hash_folder(folder: Path) -> str:
-    """Hash of every file below a folder, with its relative path; hidden files are left out."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
-    return hash_value([[p.relative_to(folder).as_posix(), hash_file(p)] for p in files])
+def hash_folder(folder: Path, besides: str | None = None) -> str:
+    """Hash of every file below a folder, with its relative path; hidden files are left out, and one more by name."""
+    return hash_value([[path, hash_file(folder / path)] for path in files_below(folder, besides)])
+
+
+def files_below(folder: Path, besides: str | None = None) -> list[str]:
+    """Relative paths of the files below a folder, sorted; hidden files are left out, and one more by name."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".") and p.name != besides)
+    return [p.relative_to(folder).as_posix() for p in files]

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from attar.certify import certify, choose, write_record
+from attar.certify import certify, choose
 from attar.facts import RunFacts
 from attar.governance.policy import decide_for, require_allowed
 from attar.ground import Ground, Handed, Progress, prepare
+from attar.handover import require_exports, sweep, withdraw, write
 from attar.plan import make_plan
+from attar.plan.objectives import signals_mode
 from attar.recipe import Recipe
-from attar.recipe.load import dump_recipe
-from attar.report.card import model_card
-from attar.report.html import write_report
+from attar.recipe.teacher import LocalTeacherSpec
 from attar.seeds import Seed, limit_threads, run_seed
 from attar.stages import Stages, locked
-from attar.storage import atomic_folder, atomic_write
+from attar.storage import atomic_folder
 from attar.teachers.origin import quiet
 
 
@@ -33,8 +35,24 @@ def run(
     """Carry a recipe to its end in the folder `out`, and return what is in run.json.
 
     Every stage that was done before, by the same things, is skipped. `seeds` > 1 trains that many students (the
-    recipe's seed and the following) into one record. A missed budget is told in `budget` and `status`, not raised.
+    recipe's seed and the following) into one record. A missed budget is told in `budget` and `status`, not raised; an
+    export that was refused raises ParityError or ExportError after all else is written.
     """
+    facts = carry(recipe, out, seeds=seeds, say=say, progress=progress, handed=handed)
+    require_exports(facts, out)
+    return facts
+
+
+def carry(
+    recipe: Recipe,
+    out: Path,
+    *,
+    seeds: int = 1,
+    say: Callable[[str], None] = lambda _: None,
+    progress: Progress = lambda _, __, ___: None,
+    handed: Handed | None = None,
+) -> RunFacts:
+    """As `run`, but refused exports are told in `refused` alone."""
     given = handed or Handed()
     plan = make_plan(recipe, python_objects=handed is not None, out=out)
     policy = decide_for(recipe, fetch=True)
@@ -44,7 +62,6 @@ def run(
         try:
             for warning in plan.warnings:
                 say(f"WARNING: {warning}")
-            atomic_write(out / "recipe.yaml", dump_recipe(recipe))
             stages = Stages(out / "store" / "stages", say)
             ground = prepare(recipe, out, stages, handed=given, licence=policy.licence, progress=progress)
             first = recipe.training.seed
@@ -55,7 +72,9 @@ def run(
             chosen = _hand_over(choose(done, ground), ground)
             ground.warnings[:0] = plan.warnings
             facts = certify(ground, done, chosen, stages, policy)
-            _write(facts, out)
+            for seed in {seed.folder: seed for seed in [*done, chosen]}.values():
+                sweep(seed.folder, seed.training, _exports(seed))
+            write(facts, recipe, out)
         finally:
             limit_threads(before)
     return facts
@@ -68,7 +87,13 @@ def label_only(
     say: Callable[[str], None] = lambda _: None,
     progress: Progress = lambda _, __, ___: None,
 ) -> Path:
-    """Fit the teacher if need be and write its signals for the recipe's data; returns the store's folder."""
+    """Fit the teacher if need be and write its signals for all of the recipe's data; returns the store's folder.
+
+    The folder is whole: it may be copied to another machine, by itself.
+    """
+    if isinstance(recipe.teacher, LocalTeacherSpec) and signals_mode(recipe) == "live":
+        stored = {"teacher": recipe.teacher.model_copy(update={"signals": "store"})}
+        recipe = recipe.model_copy(update=stored)
     make_plan(recipe, out=out)
     policy = decide_for(recipe, fetch=True)
     require_allowed(policy)
@@ -87,16 +112,26 @@ def _hand_over(chosen: Seed, ground: Ground) -> Seed:
     """Put the chosen seed's folders where a single seed's stand; the seeds keep theirs."""
     if chosen.folder == ground.out:
         return chosen
-    for name in [*chosen.training, "export"]:
+    withdraw(ground.out)
+    for name in [*chosen.training, "export", "checkpoints"]:
         if (chosen.folder / name).is_dir():
             with atomic_folder(ground.out / name) as place:
-                shutil.copytree(chosen.folder / name, place, dirs_exist_ok=True)
+                copy = _link if name == "checkpoints" else shutil.copy2
+                shutil.copytree(chosen.folder / name, place, dirs_exist_ok=True, copy_function=copy)
+    shutil.copy2(chosen.folder / "log.jsonl", ground.out / "log.jsonl")
     moved = [a.model_copy(update={"path": f"export/{Path(a.path).name}"}) for a in chosen.artifacts]
-    return Seed(chosen.seed, ground.out, chosen.training, chosen.validation, chosen.test, chosen.temperature, moved)
+    return replace(chosen, folder=ground.out, artifacts=moved)
 
 
-def _write(facts: RunFacts, out: Path) -> None:
-    """run.json first: the report and the card are made from it."""
-    write_record(facts, out)
-    write_report(facts, out / "report.html")
-    atomic_write(out / "student" / "README.md", model_card(facts))
+def _link(source: str, target: str) -> str:
+    """A second name for a checkpoint's file, which is never written twice; a copy where the disk has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        return shutil.copy2(source, target)
+    return target
+
+
+def _exports(seed: Seed) -> set[str]:
+    """Names below `export/` that the seed still speaks of."""
+    return {Path(a.path).name for a in seed.artifacts} | {f"{r.kind}-{r.precision}.refused" for r in seed.refused}

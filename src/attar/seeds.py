@@ -14,13 +14,15 @@ from pydantic import BaseModel
 from torch import nn
 
 from attar.answers import agreement
+from attar.errors import ExportError, ParityError
 from attar.evaluation.calibration import fit_temperature
 from attar.evaluation.evaluate import score_artifact
 from attar.evaluation.metrics import score
 from attar.evaluation.predict import predict_logits
 from attar.export.onnx import export_and_check, trace_rows
-from attar.facts import ArtifactFacts, TrainingFacts
+from attar.facts import ArtifactFacts, RefusedFacts, TrainingFacts
 from attar.ground import Ground, Objective, Progress
+from attar.handover import withdraw
 from attar.hashing import hash_value
 from attar.recipe.objectives import HardLabelsSpec
 from attar.recipe.outcome import ExportSpec
@@ -54,6 +56,7 @@ class Seed:
     test: dict[str, np.ndarray]
     temperature: float
     artifacts: list[ArtifactFacts]
+    refused: list[RefusedFacts]
 
 
 def run_seed(ground: Ground, seed: int, folder: Path, stages: Stages, progress: Progress) -> Seed:
@@ -69,8 +72,12 @@ def run_seed(ground: Ground, seed: int, folder: Path, stages: Stages, progress: 
     split = {
         part: {n.split("/")[1]: v for n, v in logits.items() if n.startswith(part)} for part in ("validation", "test")
     }
-    artifacts = [_export(ground, spec, seed, folder, found.temperature, split, stages) for spec in ground.recipe.export]
-    return Seed(seed, folder, training, split["validation"], split["test"], found.temperature, artifacts)
+    exports = [
+        _try_export(ground, spec, seed, folder, found.temperature, split, stages) for spec in ground.recipe.export
+    ]
+    artifacts = [one for one in exports if isinstance(one, ArtifactFacts)]
+    refused = [one for one in exports if isinstance(one, RefusedFacts)]
+    return Seed(seed, folder, training, split["validation"], split["test"], found.temperature, artifacts, refused)
 
 
 def roles(ground: Ground) -> list[Role]:
@@ -91,15 +98,19 @@ def _train(ground: Ground, role: Role, seed: int, folder: Path, stages: Stages, 
         ground.objectives if role == "student" else (HardLabelsSpec(kind="hard_labels", weight=1.0),)
     )
     spec = recipe.training.model_copy(update={"seed": seed})
+    recorded = recipe.objectives if role == "student" else objectives
     shaped_by: list[Any] = [
         recipe.student.model_dump(mode="json"),
-        [o.model_dump(mode="json") if isinstance(o, BaseModel) else repr(o) for o in objectives],
+        [o.model_dump(mode="json") for o in recorded if isinstance(o, BaseModel)],
         spec.model_dump(mode="json", exclude={"control", "control_random", "tensorboard"}),
         recipe.task.model_dump(mode="json"),
-        [ground.splits.hash, ground.signals_key, role],
+        [ground.splits.hash, ground.signals_key, role, *ground.start],
     ]
+    place = folder / role
 
     def work() -> TrainingFacts:
+        if place.exists():
+            withdraw(ground.out)
         student = ground.student(seed, "random" if role == "control_random" else "recipe")
         terms = ground.terms(student, objectives, seed)
         rows = ground.rows
@@ -125,12 +136,12 @@ def _train(ground: Ground, role: Role, seed: int, folder: Path, stages: Stages, 
             log=folder / "log.jsonl",
             phase=role,
         )
-        with atomic_folder(folder / role) as place:
-            save_student(student.model.cpu(), student.processor, place)
+        with atomic_folder(place) as fresh:
+            save_student(student.model.cpu(), student.processor, fresh)
         initial = {**student.initial, "layer_pairs": {n: [list(p) for p in v] for n, v in terms.layer_pairs.items()}}
         return facts.model_copy(update={"initial": initial})
 
-    return stages.run(f"{seed}/{role}", shaped_by, [folder / role / "model.safetensors"], TrainingFacts, work)
+    return stages.run(f"{seed}/{role}", shaped_by, [place], TrainingFacts, work)
 
 
 def _live(ground: Ground, wanted: Wanted) -> LiveTeacher:
@@ -174,6 +185,19 @@ def _answer(ground: Ground, trained: Sequence[Role], folder: Path, file: Path) -
     atomic_write(file, buffer.getvalue())
     labelled = ground.splits.labelled and task.problem != "regression"
     return Answers(temperature=fit_temperature(logits["validation/student"], labels, task.problem) if labelled else 1.0)
+
+
+def _try_export(
+    ground: Ground, spec: ExportSpec, seed: int, folder: Path, temperature: float,
+    logits: dict[str, dict[str, np.ndarray]], stages: Stages,
+) -> ArtifactFacts | RefusedFacts:  # fmt: skip
+    """A file that cannot be handed over ends no run: the rest is measured, and the refusal is part of the record."""
+    try:
+        return _export(ground, spec, seed, folder, temperature, logits, stages)
+    except ExportError as error:
+        stages.say(f"WARNING: {error}")
+        failed = "parity" if isinstance(error, ParityError) else "export"
+        return RefusedFacts(kind=spec.kind, precision=spec.precision, seed=seed, failed=failed, reason=str(error))
 
 
 def _export(

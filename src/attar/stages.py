@@ -18,7 +18,14 @@ from attar.facts import StageFacts
 from attar.hashing import hash_file, hash_folder, hash_value
 from attar.storage import atomic_write, guard
 
+CARD = "README.md"
+
 Found = TypeVar("Found", bound=BaseModel)
+Read = TypeVar("Read")
+
+
+class Nothing(BaseModel):
+    """What a stage finds that is done for its outputs alone."""
 
 
 @dataclass
@@ -41,8 +48,7 @@ class Stages:
         `shaped_by` is any JSON-able value; `outputs` are the files or folders that the stage writes.
         """
         key = hash_value(shaped_by)
-        record = self.folder / f"{name.replace('/', '-')}.json"
-        if (old := _read(record, key, outputs, found)) is not None:
+        if (old := self._old(name, key, outputs, found)) is not None:
             result, seconds = old
             self.say(f"{name}: done before ({seconds:.1f} s)")
             self.done.append(StageFacts(name=name, seconds=seconds, cached=True, key=key))
@@ -50,26 +56,42 @@ class Stages:
         self.say(f"{name} …")
         start = time.perf_counter()
         result = work()
-        seconds = time.perf_counter() - start
-        content = {"key": key, "seconds": seconds, "outputs": _hashes(outputs), "found": result.model_dump(mode="json")}
-        atomic_write(record, json.dumps(content))
-        self.done.append(StageFacts(name=name, seconds=seconds, cached=False, key=key))
+        self._note(name, key, outputs, result, time.perf_counter() - start)
         return result
 
+    def read(self, name: str, work: Callable[[], Read], key_of: Callable[[Read], str]) -> Read:
+        """Do `work`, whose result must be in memory in every run; it is cached if the same came of it before."""
+        start = time.perf_counter()
+        result = work()
+        seconds, key = time.perf_counter() - start, key_of(result)
+        if (old := self._old(name, key, [], Nothing)) is None:
+            self._note(name, key, [], Nothing(), seconds)
+        else:
+            self.done.append(StageFacts(name=name, seconds=old[1], cached=True, key=key))
+        return result
 
-def _read(record: Path, key: str, outputs: list[Path], found: type[Found]) -> tuple[Found, float] | None:
-    """What the record holds, if it was shaped by the same things and its outputs still stand; else None."""
-    try:
-        content = json.loads(record.read_text(encoding="utf-8"))
-        if content["key"] == key and all(p.exists() for p in outputs) and content["outputs"] == _hashes(outputs):
-            return found.model_validate(content["found"]), float(content["seconds"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError, ValidationError):
-        pass
-    return None
+    def _note(self, name: str, key: str, outputs: list[Path], found: BaseModel, seconds: float) -> None:
+        content = {"key": key, "seconds": seconds, "outputs": _hashes(outputs), "found": found.model_dump(mode="json")}
+        atomic_write(self._record(name), json.dumps(content))
+        self.done.append(StageFacts(name=name, seconds=seconds, cached=False, key=key))
+
+    def _old(self, name: str, key: str, outputs: list[Path], found: type[Found]) -> tuple[Found, float] | None:
+        """What the record holds, if it was shaped by the same things and its outputs still stand; else None."""
+        try:
+            content = json.loads(self._record(name).read_text(encoding="utf-8"))
+            if content["key"] == key and all(p.exists() for p in outputs) and content["outputs"] == _hashes(outputs):
+                return found.model_validate(content["found"]), float(content["seconds"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError, ValidationError):
+            pass
+        return None
+
+    def _record(self, name: str) -> Path:
+        return self.folder / f"{name.replace('/', '-')}.json"
 
 
 def _hashes(outputs: list[Path]) -> list[str]:
-    return [hash_folder(p) if p.is_dir() else hash_file(p) for p in outputs]
+    """Of folders all but the card, which is written from the finished run's record."""
+    return [hash_folder(p, besides=CARD) if p.is_dir() else hash_file(p) for p in outputs]
 
 
 @contextmanager

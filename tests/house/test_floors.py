@@ -13,11 +13,11 @@ SOURCE = Path(__file__).parents[2] / "src" / "attar"
 FLOORS = [
     {"errors", "hashing", "facts", "storage", "version"},
     {"recipe"},
-    {"plan", "data", "signals", "answers", "tasks"},
+    {"plan", "data", "signals", "identity", "answers", "tasks"},
     {"objectives", "teachers", "students"},
     {"training", "evaluation", "bench", "export", "governance", "testing"},
     {"report"},
-    {"run", "ground", "seeds", "certify", "stages", "finished"},
+    {"run", "ground", "seeds", "certify", "stages", "handover", "finished"},
     {"cli", "terminal", "door", "__init__"},
 ]
 FLOOR = {part: level for level, parts in enumerate(FLOORS) for part in parts}

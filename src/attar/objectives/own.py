@@ -10,6 +10,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from attar.errors import PlanError
+from attar.identity import hash_function
+from attar.recipe.objectives import PythonSpec
 
 
 @dataclass(frozen=True)
@@ -47,3 +49,14 @@ class OwnObjective:
     def kind(self) -> str:
         """What the term is called, like a spec's `kind`."""
         return self.name or getattr(self.fn, "__name__", "own")
+
+    def record(self) -> PythonSpec:
+        """What a recipe keeps of it: the same for the same code in every process."""
+        return PythonSpec(
+            kind="python",
+            name=self.kind,
+            code=hash_function(self.fn),
+            weight=float(self.weight),
+            temperature=float(self.temperature),
+            kl_family=self.kl_family,
+        )

@@ -33,7 +33,7 @@ def make_plan(recipe: Recipe, *, python_objects: bool = False, out: Path | None 
     rows = look_at_rows(recipe, notes, python_objects)
     teacher = look_at_teacher(recipe, rows, notes, python_objects)
     student = look_at_student(recipe, teacher, rows, notes, python_objects)
-    signals = check_objectives(recipe, teacher, student, rows, notes)
+    signals = check_objectives(recipe, teacher, student, rows, notes, python_objects)
     check_settings(recipe, teacher, rows, notes)
     estimates = estimate(recipe, teacher, student, rows, signals, out or Path(), notes)
     budget = check_budget(recipe, teacher.plan, student.plan, notes)

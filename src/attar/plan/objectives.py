@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from attar.plan.notes import Notes
 from attar.plan.result import SignalsPlan
 from attar.plan.rows import RowsFound, problem_of
@@ -10,12 +12,13 @@ from attar.plan.teacher import TeacherFound, image_size, outputs_of
 from attar.recipe import Recipe
 from attar.recipe.nearest import listed
 from attar.recipe.objectives import (
-    AnyObjectiveSpec,
     ForwardKLSpec,
     HardLabelsSpec,
     HiddenSpec,
     JSDSpec,
     LogitMSESpec,
+    PythonSpec,
+    RecordedSpec,
     ResponseSpec,
     ReverseKLSpec,
 )
@@ -24,17 +27,27 @@ from attar.recipe.teacher import LocalTeacherSpec
 
 
 def check_objectives(
-    recipe: Recipe, teacher: TeacherFound, student: StudentFound, rows: RowsFound, notes: Notes
+    recipe: Recipe,
+    teacher: TeacherFound,
+    student: StudentFound,
+    rows: RowsFound,
+    notes: Notes,
+    python_objects: bool = False,
 ) -> SignalsPlan:
     """Join what the objectives need with what the teacher offers; problems go to `notes`."""
     needed: dict[str, None] = {}
-    mode = _mode(recipe)
+    mode: str = signals_mode(recipe)
     for number, spec in enumerate(recipe.objectives):
         path: Path = ("objectives", number)
         for signal in _needs(spec, teacher, student, path, notes):
             needed[signal] = None
             _offered(signal, spec, path, teacher, mode, notes)
         _fits_task(recipe, spec, path, rows, notes)
+        if isinstance(spec, PythonSpec) and not python_objects:
+            notes.problem(
+                (*path, "kind"),
+                '"python" records a function that was handed over to attar.distill_models; hand it over again.',
+            )
     if all(spec.weight == 0 for spec in recipe.objectives):
         notes.problem(
             ("objectives",), "every weight is 0: there is nothing to learn. Give one of them a weight above 0."
@@ -49,14 +62,16 @@ def check_objectives(
     return SignalsPlan(tuple(needed), offered, mode)
 
 
-def describe(spec: AnyObjectiveSpec) -> str:
+def describe(spec: RecordedSpec) -> str:
     """An objective in one line: kind, weight, and the options that differ from their defaults."""
-    set_apart = {name: getattr(spec, name) for name in sorted(spec.model_fields_set - {"kind", "weight"})}
+    set_apart = {name: getattr(spec, name) for name in sorted(spec.model_fields_set - {"kind", "weight", "name"})}
     options = "".join(f", {name} {value}" for name, value in set_apart.items())
-    return f"{spec.kind}  weight {spec.weight:g}{options}"
+    title = spec.name if isinstance(spec, PythonSpec) else spec.kind
+    return f"{title}  weight {spec.weight:g}{options}"
 
 
-def _mode(recipe: Recipe) -> str:
+def signals_mode(recipe: Recipe) -> Literal["live", "store", "stored"]:
+    """How the teacher's signals reach the training: asked in every step, labelled once, or labelled elsewhere."""
     teacher = recipe.teacher
     if not isinstance(teacher, LocalTeacherSpec):
         return "stored"
@@ -66,7 +81,7 @@ def _mode(recipe: Recipe) -> str:
     return teacher.signals
 
 
-def _needs(spec: AnyObjectiveSpec, teacher: TeacherFound, student: StudentFound, path: Path, notes: Notes) -> list[str]:
+def _needs(spec: RecordedSpec, teacher: TeacherFound, student: StudentFound, path: Path, notes: Notes) -> list[str]:
     """Signals that one objective asks of the teacher, by the names that a store uses."""
     if not isinstance(spec, HiddenSpec):
         return sorted(spec.signals)
@@ -108,7 +123,7 @@ def _hidden_fits(spec: HiddenSpec, teacher: TeacherFound, student: StudentFound,
         )
 
 
-def _offered(signal: str, spec: AnyObjectiveSpec, path: Path, teacher: TeacherFound, mode: str, notes: Notes) -> None:
+def _offered(signal: str, spec: RecordedSpec, path: Path, teacher: TeacherFound, mode: str, notes: Notes) -> None:
     if mode == "store" and signal.endswith(":none"):
         notes.problem(
             (*path, "pool"), "states of every token are not stored. Use pool: mean or first, or teacher.signals: live."
@@ -134,9 +149,9 @@ def _some_layer(signal: str, teacher: TeacherFound) -> bool:
     )
 
 
-def _fits_task(recipe: Recipe, spec: AnyObjectiveSpec, path: Path, rows: RowsFound, notes: Notes) -> None:
+def _fits_task(recipe: Recipe, spec: RecordedSpec, path: Path, rows: RowsFound, notes: Notes) -> None:
     problem = problem_of(recipe.task)
-    if problem == "regression" and not isinstance(spec, LogitMSESpec | HiddenSpec | HardLabelsSpec):
+    if problem == "regression" and not isinstance(spec, LogitMSESpec | HiddenSpec | HardLabelsSpec | PythonSpec):
         notes.problem(
             (*path, "kind"),
             f'"{spec.kind}" compares distributions over labels, but task.problem is regression. Allowed: logit_mse, '

@@ -9,7 +9,7 @@ from pydantic import Field, PrivateAttr
 from attar.hashing import hash_value
 from attar.recipe.base import Name, Spec
 from attar.recipe.data import DataSpec
-from attar.recipe.objectives import AnyObjectiveSpec
+from attar.recipe.objectives import RecordedSpec
 from attar.recipe.outcome import BudgetSpec, ExportSpec, PolicySpec, ReportSpec
 from attar.recipe.places import Places
 from attar.recipe.student import StudentSpec
@@ -29,7 +29,7 @@ class Recipe(Spec):
     teacher: TeacherSpec = Field(description="Who is asked for signals.")
     data: DataSpec = Field(description="Where rows come from.")
     student: StudentSpec = Field(description="The small model.")
-    objectives: Annotated[tuple[AnyObjectiveSpec, ...], Field(min_length=1)] = Field(
+    objectives: Annotated[tuple[RecordedSpec, ...], Field(min_length=1)] = Field(
         description="Losses, each with its weight."
     )
     training: TrainingSpec = Field(default=TrainingSpec(), description="How the student is trained.")

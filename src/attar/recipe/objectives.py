@@ -96,6 +96,23 @@ class HardLabelsSpec(ObjectiveSpec):
     )
 
 
+class PythonSpec(ObjectiveSpec):
+    """The record of a function handed over to `attar.distill_models`; it cannot be written by hand."""
+
+    kind: Literal["python"]
+    name: str = Field(description="The function's name, or the one given to it.")
+    code: str = Field(description="Hash of its code and of what it reads.")
+    temperature: Rate = Field(default=1.0, description="Logits of both sides are divided by this.")
+    kl_family: bool = Field(default=True, description="Whether the term is multiplied by the temperature's square.")
+
+
 AnyObjectiveSpec = Annotated[
     ForwardKLSpec | ReverseKLSpec | JSDSpec | LogitMSESpec | HiddenSpec | HardLabelsSpec, Field(discriminator="kind")
 ]
+"""What a recipe can ask for by itself."""
+
+RecordedSpec = Annotated[
+    ForwardKLSpec | ReverseKLSpec | JSDSpec | LogitMSESpec | HiddenSpec | HardLabelsSpec | PythonSpec,
+    Field(discriminator="kind"),
+]
+"""What a recipe can hold: functions of one's own too, as a record."""

@@ -56,7 +56,8 @@ class LocalTeacherSpec(Spec):
     signals: Literal["auto", "live", "store"] = Field(
         default="auto",
         description="`store`: label once, train from disk. `live`: ask in every step. `auto`: `store`, but `live` "
-        "where training makes new views (mixup).",
+        "where training makes new views (mixup) or compares states of every token (`hidden` with `pool: none`), which "
+        "are not stored.",
     )
     batch_tokens: Positive = Field(
         default=8192,

@@ -152,7 +152,8 @@ def _use(run: RunFacts) -> str:
 
 
 def _made(run: RunFacts) -> str:
-    terms = ", ".join(_code(str(o.get("kind"))) for o in _list(run.recipe.get("objectives")) if isinstance(o, dict))
+    objectives = [o for o in _list(run.recipe.get("objectives")) if isinstance(o, dict)]
+    terms = ", ".join(_code(str(o.get("name") or o.get("kind"))) for o in objectives)
     found = run.training.get("student")
     trained = f" for {say.count(found.steps)} steps ({found.epochs:g} epochs)" if found else ""
     rows = ", ".join(f"{name} {say.count(number)}" for name, number in run.data.rows.items())

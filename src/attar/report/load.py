@@ -9,10 +9,35 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from attar.errors import AttarError
-from attar.facts import SCHEMA_VERSION, RunFacts
+from attar.facts import SCHEMA_VERSION, ArtifactFacts, RunFacts
+from attar.hashing import sha256
 
 NAME = "run.json"
 _SHOWN = 5
+
+
+def load_whole(folder: Path) -> RunFacts:
+    """As `load_run`, for those who use the student too: its files are those that the record speaks of.
+
+    Raises AttarError that names each file that is absent or was changed since.
+    """
+    facts = load_run(folder)
+    wrong = [name for name, found in facts.files.items() if not _is(folder / name, found)]
+    if wrong:
+        raise AttarError(
+            f"{folder}: not as {NAME} has it: {', '.join(wrong)}. Run `attar distill` again; finished stages are kept."
+        )
+    return facts
+
+
+def require_artifact(folder: Path, artifact: ArtifactFacts) -> Path:
+    """The folder of an exported file, which is the one that the record speaks of. Raises AttarError."""
+    place = folder / artifact.path
+    if not any(_is(file, artifact.sha256) for file in place.glob("model.*")):
+        raise AttarError(
+            f"{place}: its model is not as {NAME} has it. Run `attar distill` again; finished stages are kept."
+        )
+    return place
 
 
 def load_run(path: Path) -> RunFacts:
@@ -44,3 +69,7 @@ def load_run(path: Path) -> RunFacts:
             f"{file}: is not a run's record, or was edited:\n" + "\n".join(problems[:_SHOWN]) + more + "\n"
             "Run `attar distill` again; finished stages are kept."
         ) from None
+
+
+def _is(file: Path, found: str) -> bool:
+    return file.is_file() and sha256(file) == found

@@ -15,11 +15,12 @@ import numpy as np
 
 from attar.hashing import hash_bytes
 from attar.signals import Wanted
+from attar.storage import atomic_folder
 from attar.tasks.base import Encoded, Task
 from attar.teachers.local import LocalTeacher
 from attar.teachers.scoring import Progress, check_classes, row_costs, score_rows
 from attar.teachers.shards import write_shard
-from attar.teachers.store import MANIFEST, Manifest, Store, offers_of, open_store
+from attar.teachers.store import MANIFEST, PROCESSOR, Manifest, Store, offers_of, open_store
 
 _LEAST_ROWS, _MOST_SHARDS = 2048, 256
 
@@ -49,8 +50,11 @@ def label(
     are there are damaged; StorageError where the disk is full or read-only.
     """
     wanted = teacher.resolve(wanted)
-    manifest = Manifest(dict(key_facts), offers_of(wanted), task.labels, dict(about or {}))
+    manifest = _manifest(task, wanted, key_facts, about)
     folder = store / "signals" / manifest.key
+    if not (folder / PROCESSOR).is_dir() and hasattr(teacher.processor, "save_pretrained"):
+        with atomic_folder(folder / PROCESSOR) as place:
+            teacher.processor.save_pretrained(place)
     here: Store | None = None
     if (folder / MANIFEST).is_file():
         here = open_store(folder)
@@ -87,6 +91,15 @@ def label(
         manifest.widths = {name: value.shape[1] for name, value in signals.items()}
         manifest.write(folder)
     return open_store(folder)
+
+
+def store_folder(teacher: LocalTeacher, task: Task, wanted: Wanted, store: Path, key_facts: Mapping[str, Any]) -> Path:
+    """Where `label` with these arguments writes. Raises TeacherError where a layer is absent, StoreError as there."""
+    return store / "signals" / _manifest(task, teacher.resolve(wanted), key_facts, None).key
+
+
+def _manifest(task: Task, wanted: Wanted, key_facts: Mapping[str, Any], about: Mapping[str, Any] | None) -> Manifest:
+    return Manifest(dict(key_facts), offers_of(wanted), task.labels, dict(about or {}))
 
 
 def _work(

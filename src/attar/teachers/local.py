@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from attar.errors import AttarError, TeacherError
 from attar.facts import SourceFacts
-from attar.hashing import hash_bytes
+from attar.identity import hash_module
 from attar.recipe.teacher import LocalTeacherSpec
 from attar.signals import HiddenKey, Wanted, ask
 from attar.tasks.base import Processor, Task
@@ -89,7 +89,7 @@ def from_module(module: nn.Module, processor: Processor, task: Task, *, name: st
     named = cast("dict[int, str]", module.config.id2label) if isinstance(module, PreTrainedModel) else None
     order = order_outputs([named[i] for i in sorted(named)], task.labels) if named else OutputOrder(None)
     title = name or type(module).__name__
-    source = SourceFacts(role="teacher", name=title, hash=hash_weights(module))
+    source = SourceFacts(role="teacher", name=title, hash=hash_module(module))
     return assemble(module, processor, task, order=order, source=source, folder=None)
 
 
@@ -134,19 +134,6 @@ def load_parts(name: str, load: Any) -> Any:
             "knows "
             "its architecture."
         ) from error
-
-
-def hash_weights(module: nn.Module) -> str:
-    """Hash of a module's class and of every tensor in its state."""
-    state = cast("dict[str, Tensor]", module.state_dict())
-    parts = [type(module).__qualname__.encode()]
-    for name in sorted(state):
-        value = state[name].detach().cpu().contiguous()
-        parts += [
-            f"{name} {value.dtype} {tuple(value.shape)}".encode(),
-            value.reshape(-1).view(torch.uint8).numpy().tobytes(),
-        ]
-    return hash_bytes(*parts)
 
 
 def _measure(model: Frozen, processor: Processor, task: Task, name: str) -> dict[int, int]:

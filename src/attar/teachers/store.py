@@ -2,10 +2,12 @@
 
     STORE/signals/KEY/manifest.json          what shaped the signals, what is offered, and each shard's SHA-256
     STORE/signals/KEY/NAME.safetensors       signals and content keys of some rows (see `shards`)
+    STORE/signals/KEY/processor/             the teacher's tokenizer or image processor, as it saves itself
     STORE/signals/KEY/.verified.json         cache: which shards were hashed, and their file times then
 
 KEY is the hash of all that shapes a signal except the row: teacher, tokenizer, length limit, precision, signals. A row
-is found by its content key, so equal rows share one entry, and rows may be added later.
+is found by its content key, so equal rows share one entry, and rows may be added later. The folder KEY is all that
+another machine needs.
 
 Opening hashes each shard once per machine: a shard whose size, inode, change time and modification time are those of
 the last successful hash is taken as intact. `verify` always hashes.
@@ -30,6 +32,7 @@ from attar.teachers.shards import KEYS, ShardFacts, hash_shard, map_shard, remed
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+PROCESSOR = "processor"
 _VERIFIED = ".verified.json"
 _POOLS = ("mean", "first")
 

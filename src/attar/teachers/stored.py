@@ -14,7 +14,7 @@ from attar.tasks.base import Processor, Task
 from attar.teachers.fitted import TEACHER, load_fitted
 from attar.teachers.local import LocalTeacher, load_local
 from attar.teachers.scoring import named, score_rows
-from attar.teachers.store import Store, open_store, wanted_of
+from attar.teachers.store import PROCESSOR, Store, open_store, wanted_of
 
 _OTHER_TEACHER = (
     "Another teacher, or other weights, made this store; label again, or name the right one in `teacher.rescore_with`."
@@ -26,6 +26,17 @@ def open_stored(spec: StoredTeacherSpec, task: Task, wanted: Wanted) -> Store:
     store = open_store(Path(spec.path).expanduser())
     store.require(task.labels, wanted)
     return store
+
+
+def stored_processor(store: Store, task: Task) -> Processor:
+    """The tokenizer or image processor that was stored with the signals. Raises StoreError where it was left behind."""
+    folder = store.path / PROCESSOR
+    if not folder.is_dir():
+        raise StoreError(
+            f"{folder}: is missing; it holds the teacher's tokenizer or image processor. Copy the store's whole "
+            "folder, or label again."
+        )
+    return task.load_processor(folder)
 
 
 def find_rescorer(spec: StoredTeacherSpec, store: Store, task: Task) -> LocalTeacher | None:
