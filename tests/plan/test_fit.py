@@ -163,6 +163,9 @@ def test_digits_are_images_and_mixup_wants_a_live_teacher(tmp_path: Path) -> Non
     [
         ({"num_train_epochs": 3}, "Use training.epochs instead."),
         ({"output_dir": "x"}, "Use --out instead."),
+        ({"logging_strategy": "epoch"}, "Use training.extra.logging_steps instead."),
+        ({"disable_tqdm": False}, "a bar of its own where standard error is a terminal. Remove it."),
+        ({"fsdp": "full_shard"}, "attar sets fsdp itself"),
         ({"dataloader_num_worker": 3}, 'Did you mean "dataloader_num_workers"?'),
         ({"dataloader_pin_memory": "perhaps"}, "Allowed: true or false."),
     ],

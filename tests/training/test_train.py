@@ -15,10 +15,12 @@ from transformers import get_scheduler
 from attar.errors import MissingExtra, PlanError, RecipeError, StorageError, TrainingError
 from attar.recipe.objectives import ForwardKLSpec, HardLabelsSpec, HiddenSpec
 from attar.signals import HiddenKey, Wanted, ask
+from attar.training.arguments import training_arguments
 from attar.training.collate import Collator
 from attar.training.distil import Distil
 from attar.training.rows import Batches, LiveTeacher
 from attar.training.train import make_trainer
+from plan.samples import problems_of
 from tiny import tiny_bert
 from training.parts import LABELS, Reader, fit, make_terms, reader, same_bits, spec, student, text_task, training_rows
 
@@ -228,6 +230,15 @@ def test_all_wrong_extras_at_once(tmp_path: Path) -> None:
     assert "training.extra.num_train_epochs: attar sets num_train_epochs itself. Use training.epochs instead." in text
     with pytest.raises(RecipeError, match=r"training: TrainingArguments refuses it.*nonsense"):
         fit(tmp_path, spec(extra={"optim": "nonsense"}), student())
+
+
+def test_the_check_refuses_the_extras_that_the_training_refuses(tmp_path: Path) -> None:
+    taken = ["output_dir", "logging_strategy", "disable_tqdm", "fsdp", "group_by_length", "save_only_model"]
+    extra = dict.fromkeys([*taken, "learning_rat"], 1)
+    with pytest.raises(RecipeError) as refused:
+        training_arguments(spec(extra=extra), 1, tmp_path)
+    assert len(refused.value.problems) == len(extra)
+    assert problems_of(tmp_path, training={"extra": extra}) == refused.value.problems
 
 
 def test_extra_goes_through(tmp_path: Path) -> None:

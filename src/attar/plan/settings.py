@@ -11,7 +11,7 @@ from attar.plan.rows import RowsFound, problem_of
 from attar.plan.teacher import TeacherFound, image_size
 from attar.plan.transformers_source import training_fields
 from attar.recipe import Recipe
-from attar.recipe.names import PLAIN_NAMES
+from attar.recipe.names import taken
 from attar.recipe.nearest import did_you_mean
 from attar.recipe.places import Path
 from attar.recipe.teacher import LocalTeacherSpec
@@ -74,9 +74,8 @@ def _extra(extra: dict[str, Any], notes: Notes) -> None:
     fields = training_fields()
     for name, value in extra.items():
         path: Path = ("training", "extra", name)
-        plain = PLAIN_NAMES.get(name)
-        if plain is not None:
-            notes.problem(path, f"attar sets {name} itself. Use {plain} instead.")
+        if (told := taken(name)) is not None:
+            notes.problem(path, told)
         elif fields is not None and name not in fields:
             notes.problem(path, f"TrainingArguments has no such field.{did_you_mean(name, fields)}")
         elif fields is not None and fields[name] == "bool" and not isinstance(value, bool):

@@ -16,32 +16,12 @@ import torch
 from transformers import TrainingArguments
 
 from attar.errors import MissingExtra, PlanError, RecipeError, TrainingError
-from attar.recipe.names import PLAIN_NAMES
+from attar.recipe.names import taken
 from attar.recipe.nearest import did_you_mean
 from attar.recipe.training import TrainingSpec
 from attar.training.rows import steps_per_epoch
 
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
-_WHOLE = "nothing; attar does it its own way"
-_OWNED = PLAIN_NAMES | {
-    "logging_strategy": "training.extra.logging_steps",
-    "disable_tqdm": "--quiet",
-    "eval_delay": "training.evaluations",
-    "eval_on_start": "training.evaluations",
-    "average_tokens_across_devices": _WHOLE,
-    "auto_find_batch_size": "training.batch_size",
-    "dataloader_drop_last": _WHOLE,
-    "deepspeed": "training on one device, or torchrun (DDP)",
-    "enable_jit_checkpoint": "training.checkpoints",
-    "fsdp": "training on one device, or torchrun (DDP)",
-    "full_determinism": _WHOLE,
-    "ignore_data_skip": _WHOLE,
-    "include_num_input_tokens_seen": _WHOLE,
-    "logging_nan_inf_filter": _WHOLE,
-    "parallelism_config": "training on one device, or torchrun (DDP)",
-    "restore_callback_states_from_checkpoint": _WHOLE,
-    "save_only_model": "training.checkpoints",
-}
 _LOGGED = 200
 """Points of a training curve, about."""
 
@@ -116,8 +96,8 @@ def _check_extra(extra: dict[str, Any]) -> None:
     known = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
     problems: list[str] = []
     for name in extra:
-        if name in _OWNED:
-            problems.append(f"training.extra.{name}: attar sets {name} itself. Use {_OWNED[name]} instead.")
+        if (told := taken(name)) is not None:
+            problems.append(f"training.extra.{name}: {told}")
         elif name not in known:
             problems.append(f"training.extra.{name}: TrainingArguments has no such field.{did_you_mean(name, known)}")
     if problems:
