@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ import pytest
 from datasets import Dataset
 from huggingface_hub import ModelCard
 
-from attar.errors import AttarError, ExportError, ParityError, PolicyError
+from attar.errors import AttarError, ParityError, PolicyError
 from attar.facts import RunFacts
 from attar.recipe.outcome import OnnxSpec
 from attar.recipe.task import ImageClassificationSpec
@@ -109,6 +108,7 @@ def run_folder(folder: Path, **policy: Any) -> Path:
     artifact = next(a for a in run.artifacts if a.precision == "int8")
     artifact = artifact.model_copy(update={"sha256": hashlib.sha256(b"onnx").hexdigest()})
     run = run.model_copy(update={"policy": run.policy.model_copy(update=policy), "artifacts": [artifact]})
+    run = run.model_copy(update={"files": {"student/model.safetensors": hashlib.sha256(b"weights").hexdigest()}})
     files = {
         "run.json": run.model_dump_json(),
         "report.html": "<!doctype html>",
@@ -172,17 +172,15 @@ def test_only_what_the_record_describes_is_pushed(tmp_path: Path, hub: Hub) -> N
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("content", "told"), [("other", "holds another model"), (None, "is absent")])
-def test_an_artifact_that_was_not_measured_is_not_pushed(
-    tmp_path: Path, hub: Hub, content: str | None, told: str
-) -> None:
-    folder = run_folder(tmp_path)
-    if content is None:
-        shutil.rmtree(folder / "export")
-    else:
-        (folder / "export" / "onnx-int8" / "model.onnx").write_text(content)
-    with pytest.raises(ExportError, match=told):
-        push(folder, "me/banking77", token="t", endpoint=hub.address)
+@pytest.mark.parametrize("name", ["export/onnx-int8/model.onnx", "student/model.safetensors"])
+@pytest.mark.parametrize("content", ["other", None])
+def test_files_that_were_not_measured_are_not_pushed(tmp_path: Path, hub: Hub, name: str, content: str | None) -> None:
+    file = run_folder(tmp_path) / name
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(AttarError, match=r"not as run\.json has it.*attar distill"):
+        push(tmp_path, "me/banking77", token="t", endpoint=hub.address)
     assert hub.created == []
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-from attar.errors import AttarError, ExportError, PolicyError
-from attar.facts import ArtifactFacts, PolicyFacts, RunFacts
+from attar.errors import AttarError, PolicyError
+from attar.facts import PolicyFacts, RunFacts
 from attar.report.card import model_card
-from attar.report.load import load_run
+from attar.report.load import load_whole, require_artifact
 from attar.storage import atomic_write
 
 _CARD = "README.md"
@@ -22,10 +21,10 @@ def push(
     `student/` becomes the root of the repository, so that `pipeline(model=repo_id)` works; the artifacts of `run.json`,
     `report.html` and `run.json` lie beside it. What else lies in `export/` (refused files, those of an earlier recipe)
     stays here. `token`: absent, the one that `hf auth login` has stored. `endpoint`: another Hub.
-    Raises PolicyError where the teacher's terms forbid it, ExportError where an artifact is absent or not the file that
-    was measured, AttarError where other files are missing or the Hub refuses.
+    Raises PolicyError where the teacher's terms forbid it, AttarError where files are absent or not those that the
+    record speaks of, or where the Hub refuses.
     """
-    run = load_run(run_folder)
+    run = load_whole(run_folder)
     require_pushable(run.policy, repo_id)
     student = run_folder / "student"
     if not (student / "config.json").is_file():
@@ -56,11 +55,11 @@ def require_pushable(policy: PolicyFacts, repo_id: str) -> None:
 
 
 def _files(run_folder: Path, run: RunFacts) -> dict[str, Path]:
-    """Path in the repository -> file; hidden and unfinished files are left out. Raises ExportError."""
+    """Path in the repository -> file; hidden and unfinished files are left out. Raises AttarError."""
     student = run_folder / "student"
     files = {path.relative_to(student): path for path in _visible(student)}
     for artifact in run.artifacts:
-        files |= {path.relative_to(run_folder): path for path in _measured(run_folder, artifact)}
+        files |= {path.relative_to(run_folder): path for path in _visible(require_artifact(run_folder, artifact))}
     files |= {Path(name): run_folder / name for name in ("report.html", "run.json")}
     return {inner.as_posix(): path for inner, path in sorted(files.items()) if path.is_file()}
 
@@ -68,23 +67,6 @@ def _files(run_folder: Path, run: RunFacts) -> dict[str, Path]:
 def _visible(folder: Path) -> list[Path]:
     found = [path for path in folder.rglob("*") if path.is_file()]
     return [p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
-
-
-def _measured(run_folder: Path, artifact: ArtifactFacts) -> list[Path]:
-    """The files of an artifact, among them the very model file that `run.json` describes."""
-    folder = run_folder / artifact.path
-    files = _visible(folder)
-    if not any(_sha256(path) == artifact.sha256 for path in files):
-        state = "holds another model than run.json describes" if files else "is absent, but run.json describes it"
-        raise ExportError(
-            f"push: {folder} {state}. Nothing was uploaded. `attar distill` with the same recipe makes it again."
-        )
-    return files
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _commit(repo_id: str, files: dict[str, Path], private: bool, token: str | None, endpoint: str | None) -> str:
