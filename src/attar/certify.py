@@ -26,6 +26,7 @@ from attar.facts import (
     SeedFacts,
 )
 from attar.governance.lineage import collect
+from attar.governance.portable import portable_record
 from attar.ground import Ground
 from attar.handover import student_files
 from attar.recipe.outcome import BudgetSpec, Limit
@@ -59,7 +60,7 @@ def certify(ground: Ground, seeds: Sequence[Seed], chosen: Seed, stages: Stages,
     budget = check_budget(ground.recipe.budget, models["teacher"], models["student"], artifacts, found.retention)
     refused = [one for seed in seeds for one in seed.refused]
     missed = any(line.met is False for line in budget)
-    return RunFacts(
+    facts = RunFacts(
         name=ground.recipe.name,
         status="budget_missed" if missed else "complete",
         recipe=ground.recipe.model_dump(mode="json"),
@@ -83,6 +84,7 @@ def certify(ground: Ground, seeds: Sequence[Seed], chosen: Seed, stages: Stages,
         seeds=[_seed_facts(ground, seed) for seed in seeds] if len(seeds) > 1 else [],
         warnings=[*ground.warnings, *(one.reason for one in refused)],
     )
+    return portable_record(facts, ground.out)
 
 
 def check_budget(

@@ -147,6 +147,13 @@ def test_a_missed_budget_has_its_own_code_and_keeps_everything(run_folder: Path)
     assert attar(*again).returncode == 0
 
 
+def test_no_folder_of_this_machine_is_published(run_folder: Path) -> None:
+    published = [run_folder / "run.json", run_folder / "report.html"]
+    published += [p for name in ("student", "export") for p in (run_folder / name).rglob("*.*") if p.is_file()]
+    assert len(published) > 8
+    assert [p for p in published if str(run_folder.parent).encode() in p.read_bytes()] == []
+
+
 def test_predict_from_checkpoint_and_file(run_folder: Path) -> None:
     done = attar("predict", run_folder, "my card number 3 is lost today", "--top", 2)
     assert done.returncode == 0, done.stderr

@@ -7,10 +7,8 @@ import platform
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
-
 from attar.facts import SourceFacts
-from attar.governance.lineage import collect, portable, source_hash
+from attar.governance.lineage import collect, source_hash
 from attar.recipe.load import load_recipe
 from attar.version import __version__
 
@@ -39,21 +37,6 @@ def test_lineage_names_no_host_user_or_folder() -> None:
         assert len(secret) < 3 or secret not in text
     user = getpass.getuser()
     assert f'"{user}"' not in text
-
-
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [
-        ("PolyAI/banking77", "PolyAI/banking77"),
-        ("data/mine", "data/mine"),
-        ("package:a_b/model", "package:a_b/model"),
-        ("~/models/teacher", "teacher"),
-        ("C:\\models\\teacher", "teacher"),
-        ("/x/y/teacher/", "teacher"),
-    ],
-)
-def test_portable_names(name: str, shown: str) -> None:
-    assert portable(name) == shown
 
 
 def test_the_source_hash_is_stable() -> None:

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from attar.facts import LineageFacts, SourceFacts
+from attar.governance.portable import portable
 from attar.hashing import hash_file, hash_value
 from attar.recipe import Recipe
 from attar.version import __version__
@@ -49,14 +50,6 @@ def collect(recipe: Recipe, sources: Sequence[SourceFacts]) -> LineageFacts:
         machine=machine(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def portable(name: str) -> str:
-    """A source's name without this machine's folders: an absolute or home path is cut to its last part."""
-    for path in (PurePosixPath(name), PureWindowsPath(name)):
-        if path.is_absolute() or name.startswith("~"):
-            return path.name
-    return name
 
 
 @cache
