@@ -10,7 +10,7 @@ TORCH ?= torch==2.14.1 torchvision==0.29.1
 MIRROR := $(if $(ATTAR_MIRROR),$(ATTAR_MIRROR),$(wildcard ../shared/data))
 comma := ,
 
-.PHONY: demo test test-slow check format browser env clean bench
+.PHONY: demo test test-slow check format browser env venv new-venv clean bench
 
 demo:
 	@$(MAKE) --no-print-directory env EXTRAS=demo
@@ -38,8 +38,19 @@ format:
 # One stamp a set of extras; a changed pyproject.toml installs again.
 env: .venv/stamp-$(subst $(comma),-,$(EXTRAS))
 
+# Debian's Python has no ensurepip unless python3-venv is there: then pip is installed by the pip outside.
+venv:
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(MAKE) --no-print-directory new-venv
+
+new-venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "attar needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv .venv >/dev/null 2>&1 || \
+	  { $(PYTHON) -m venv --without-pip .venv && $(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check pip; } || \
+	  { echo "no .venv could be made with $(PYTHON); it needs the modules venv and pip (Debian: apt install python3-venv)" >&2; exit 1; }
+
 .venv/stamp-%: pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(MAKE) --no-print-directory venv
 	@echo "installing attar[$(EXTRAS)] into .venv (torch is large: some minutes the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) -e ".[$(EXTRAS)]"
 	@touch $@
