@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from transformers import pipeline
 import attar
 from attar.errors import PlanError, PolicyError, StorageError, StoreError
 from attar.facts import RunFacts
-from attar.recipe.load import load_recipe
+from attar.plan import make_plan
+from attar.recipe.load import load_recipe, recipe_from
 from attar.report.schema import run_schema
 from attar.run import label_only
 
@@ -49,7 +51,9 @@ def test_the_folder_is_laid_out_as_promised(finished: tuple[Path, Path, RunFacts
     assert set(record["kd_gain"]) >= {"value", "lo", "hi", "n"}
     assert record["artifacts"][0]["parity"]["agreement"] == 1.0
     assert record["artifacts"][0]["latency_ms"] > 0
-    assert {stage["name"] for stage in record["stages"]} >= {"teacher", "0/student", "0/control", "0/answers"}
+    names = [stage["name"] for stage in record["stages"]]
+    assert names == ["data", "teacher", "signals", "0/student", "0/control", "0/answers", "0/onnx-fp32", "measure"]
+    assert all(stage["seconds"] > 0 and not stage["cached"] for stage in record["stages"])
     assert (out / "report.html").stat().st_size < 500_000
     assert facts.status == "complete"
 
@@ -104,7 +108,9 @@ def test_a_store_made_apart_trains_the_same_student(finished: tuple[Path, Path, 
     report = {"bootstrap": 100, "latency": False}
     local = {**fields, "student": student, "export": [], "report": report}
     (tmp_path / "local.yaml").write_text(json.dumps(local))
-    store = label_only(load_recipe(tmp_path / "local.yaml"), tmp_path / "labelled")
+    made = label_only(load_recipe(tmp_path / "local.yaml"), tmp_path / "labelled")
+    store = shutil.move(made, tmp_path / "elsewhere" / "signals")  # as to another machine: the named folder alone
+    shutil.rmtree(tmp_path / "labelled")
     stored = {**local, "teacher": {"kind": "stored", "path": str(store), "licence": "apache-2.0"}}
     (tmp_path / "stored.yaml").write_text(json.dumps(stored))
     one = attar.distill(tmp_path / "local.yaml", tmp_path / "one")
@@ -112,12 +118,48 @@ def test_a_store_made_apart_trains_the_same_student(finished: tuple[Path, Path, 
     assert one.quality.student == two.quality.student
     ours, theirs = (load_file(tmp_path / name / "student" / "model.safetensors") for name in ("one", "two"))
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    assert "signals" in {stage.name for stage in two.stages}
+    shutil.move(store / "processor", tmp_path / "left behind")
+    with pytest.raises(StoreError, match="processor: is missing"):
+        attar.distill(tmp_path / "stored.yaml", tmp_path / "four")
     shard = next(store.glob("*.safetensors"))
     broken = bytearray(shard.read_bytes())
     broken[-3] ^= 1
     shard.write_bytes(broken)
     with pytest.raises(StoreError, match=shard.name):
         attar.distill(tmp_path / "stored.yaml", tmp_path / "three")
+
+
+def test_labelling_covers_the_rows_to_train_on_where_a_run_would_ask_live(tmp_path: Path) -> None:
+    write_data(tmp_path / "data")
+    folder = str(write_teacher(tmp_path / "teacher"))
+    teacher = {"kind": "local", "model": folder, "licence": "mit", "signals": "live"}
+    training = {"max_steps": 4, "batch_size": 16, "evaluations": 1}
+    fields = recipe(tmp_path, teacher=teacher, training=training, objectives=[{"kind": "forward_kl"}])
+    store = label_only(recipe_from(fields), tmp_path / "labelled")
+    config = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    fields |= {
+        "teacher": {"kind": "stored", "path": str(store), "licence": "mit"},
+        "student": {"kind": "from_config", "config": {**config, "intermediate_size": 32}},
+    }
+    assert attar.distill(recipe_from(fields), tmp_path / "out").data.rows["transfer"] == 40
+
+
+def test_states_of_every_token_are_asked_live(tmp_path: Path) -> None:
+    write_data(tmp_path / "data")
+    teacher = {"kind": "local", "model": str(write_teacher(tmp_path / "teacher")), "licence": "mit"}
+    fields = recipe(
+        tmp_path,
+        teacher=teacher,
+        student={"kind": "from_teacher", "layers": 1, "vocabulary": {"keep": "all"}},
+        objectives=[{"kind": "forward_kl"}, {"kind": "hidden", "pool": "none"}],
+        training={"max_steps": 6, "batch_size": 16, "evaluations": 1},
+    )
+    assert make_plan(recipe_from(fields)).signals.mode == "live"
+    facts = attar.distill(recipe_from(fields), tmp_path / "out")
+    assert facts.training["student"].curve[0]["term_hidden"] > 0
+    with pytest.raises(PlanError, match="states of every token are not stored"):
+        label_only(recipe_from(fields), tmp_path / "labelled")
 
 
 def test_several_seeds_come_into_one_record(tmp_path: Path) -> None:
@@ -128,6 +170,10 @@ def test_several_seeds_come_into_one_record(tmp_path: Path) -> None:
     assert facts.retention.seeds == 2
     assert (tmp_path / "out" / "student" / "model.safetensors").is_file()
     assert (tmp_path / "out" / "seeds" / "1" / "control" / "model.safetensors").is_file()
+    best = max(facts.seeds, key=lambda seed: seed.validation or 0.0)
+    for name in ("log.jsonl", "checkpoints/answers.npz", "student/model.safetensors"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "out" / best.path / name).read_bytes(), name
+    assert (tmp_path / "out" / "checkpoints" / "student").is_dir()
     students = [load_file(tmp_path / "out" / "seeds" / str(k) / "student" / "model.safetensors") for k in (0, 1)]
     assert any(not np.array_equal(students[0][n], students[1][n]) for n in students[0])
 
