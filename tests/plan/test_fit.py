@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from plan.samples import plan_of, problems_of, write_model, write_rows, write_store
+from attar.plan import make_plan
+from attar.recipe.load import recipe_from
+from plan.samples import merged, plan_of, problems_of, recipe_data, write_model, write_rows, write_store
 
 REGRESSION = {"problem": "regression"}
 
@@ -30,6 +32,17 @@ def test_objectives_against_regression(tmp_path: Path) -> None:
         "objectives[0].kind", "objectives[1].standardise", "objectives[2].label_smoothing",
     ]  # fmt: skip
     assert plan_of(tmp_path, task=REGRESSION, objectives=[{"kind": "logit_mse"}, {"kind": "hidden"}]).signals.needed
+
+
+def test_a_function_is_recorded_but_cannot_be_named(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows", [0.5, 1.5, 2.5, 3.5])
+    write_model(tmp_path / "teacher", id2label={"0": "score"})
+    mine = {"kind": "python", "name": "my_loss", "code": "0123456789abcdef", "weight": 0.5}
+    changes = {"task": REGRESSION, "objectives": [mine]}
+    only(problems_of(tmp_path, **changes), "objectives[0].kind", "attar.distill_models", "hand it over again")
+    handed = make_plan(recipe_from(merged(recipe_data(tmp_path), **changes)), python_objects=True, out=tmp_path)
+    assert handed.objectives == ("my_loss  weight 0.5, code 0123456789abcdef",)
+    assert handed.signals.needed == ("logits",)
 
 
 def test_every_objective_fits_multi_label(tmp_path: Path) -> None:

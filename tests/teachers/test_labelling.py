@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,11 +19,11 @@ from attar.errors import StorageError, StoreError, TeacherError
 from attar.recipe.teacher import StoredTeacherSpec
 from attar.signals import HiddenKey, Wanted, ask
 from attar.teachers import labelling
-from attar.teachers.labelling import label
+from attar.teachers.labelling import label, store_folder
 from attar.teachers.local import from_module
 from attar.teachers.scoring import length_groups, row_costs, token_batches
 from attar.teachers.store import open_store, prune
-from attar.teachers.stored import find_rescorer, open_stored, spot_check
+from attar.teachers.stored import find_rescorer, open_stored, spot_check, stored_processor
 from teachers.tiny_texts import LABELS, rows
 
 WANTED = Wanted(hidden=(HiddenKey(-1, "mean"), HiddenKey(0, "first")))
@@ -281,6 +282,18 @@ def test_a_stored_teacher_is_opened_checked_and_rescored(classifier_folder, teac
     assert spot_check(store, found, task, rows(20)) < 1e-4
     with pytest.raises(StoreError, match="offers"):
         open_stored(spec, task, Wanted(hidden=(HiddenKey(1, "first"),)))
+
+
+def test_the_tokenizer_lies_in_the_store(teacher, task, tokenizer, tmp_path):
+    place = store_folder(teacher, task, WANTED, tmp_path / "here", FACTS)
+    made = make(teacher, task, tokenizer, tmp_path / "here", rows(20))
+    assert made.path == place
+    moved = open_store(shutil.move(place, tmp_path / "there"))
+    text = rows(1)["text"]
+    assert stored_processor(moved, task)(text)["input_ids"] == tokenizer(text)["input_ids"]
+    shutil.rmtree(moved.path / "processor")
+    with pytest.raises(StoreError, match=r"processor: is missing.*whole\s+folder"):
+        stored_processor(moved, task)
 
 
 def test_without_a_model_there_is_no_rescorer(teacher, task, tokenizer, tmp_path):
