@@ -289,7 +289,7 @@ def test_the_tokenizer_lies_in_the_store(teacher, task, tokenizer, tmp_path):
     made = make(teacher, task, tokenizer, tmp_path / "here", rows(20))
     assert made.path == place
     moved = open_store(shutil.move(place, tmp_path / "there"))
-    text = rows(1)["text"]
+    text = list(rows(1)["text"])
     assert stored_processor(moved, task)(text)["input_ids"] == tokenizer(text)["input_ids"]
     shutil.rmtree(moved.path / "processor")
     with pytest.raises(StoreError, match=r"processor: is missing.*whole\s+folder"):
