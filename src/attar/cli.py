@@ -34,6 +34,8 @@ store_app = typer.Typer(help="Look after stored teacher signals.", no_args_is_he
 app.add_typer(store_app, name="store")
 
 _INTERRUPTED = 130
+_EDITOR_LINE = "# yaml-language-server: $schema=recipe.schema.json"
+"""How the YAML server of many editors is told which schema a file follows."""
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe (YAML).", show_default=False)]
 RunFolder = Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)]
@@ -54,24 +56,43 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def init(
     path: Annotated[Path, typer.Argument(help="File to write.")] = Path("recipe.yaml"),
     task: Annotated[str, typer.Option(help="text_classification or image_classification.")] = "text_classification",
-    schema: Annotated[bool, typer.Option("--schema", help="Also write recipe.schema.json for editors.")] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Also write recipe.schema.json, which editors check against.")
+    ] = False,
 ) -> None:
     """Write a commented recipe to start from."""
-    from attar.recipe.schema import recipe_schema
     from attar.recipe.template import template
     from attar.storage import atomic_write, guard
 
-    text = template(task)
+    text, beside = template(task), path.with_name("recipe.schema.json")
     with guard(path):
         there = path.exists()
-    if there:
+    if there and not schema:
         raise RecipeError(f"{path}: exists already; nothing was written. Choose another name.")
+    if schema:
+        from attar.recipe.schema import recipe_schema
+
+        atomic_write(beside, json.dumps(recipe_schema(), indent=2) + "\n")
+        _print(f"wrote {beside}")
+        text = f"{_EDITOR_LINE}\n{text}"
+    if there:
+        _print(f"{path}: exists already and stays as it is. For your editor put on top of it:\n{_EDITOR_LINE}")
+        return
     atomic_write(path, text)
     _print(f"wrote {path}; next: attar check {path}")
-    if schema:
-        beside = path.with_name("recipe.schema.json")
-        atomic_write(beside, json.dumps(recipe_schema(), indent=2))
-        _print(f"wrote {beside}")
+
+
+@app.command("schema")
+def show_schema(of: Annotated[str, typer.Argument(help="recipe or run.")] = "recipe") -> None:
+    """Print the JSON schema of a recipe or of run.json."""
+    match of:
+        case "recipe":
+            from attar.recipe.schema import recipe_schema as made
+        case "run":
+            from attar.report.schema import run_schema as made
+        case _:
+            raise RecipeError(f'"{of}" has no schema here. Allowed: recipe, run.')
+    _print(json.dumps(made(), indent=2))
 
 
 @app.command()
@@ -122,12 +143,16 @@ def label(recipe: RecipeFile, out: Out = None, overrides: Overrides = None) -> N
 def evaluate(
     run_folder: RunFolder,
     data: Annotated[str | None, typer.Option(help="Another labelled source; default: the numbers of run.json.")] = None,
-    split: Annotated[str, typer.Option(help="Split of --data.")] = "test",
+    split: Annotated[
+        str | None, typer.Option(help="Split of --data; default: test, or the only one there is.", show_default=False)
+    ] = None,
 ) -> None:
     """Print a run's quality, or score its student on other data."""
     from attar.report.load import load_run
 
     facts = load_run(run_folder)
+    if data is None and split is not None:
+        raise RecipeError("--split: names a split of other data. Give that as --data.")
     if data is None:
         _headline(facts, run_folder)
         return
@@ -157,7 +182,7 @@ def compare(runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")]
     from attar.report.compare import compare as table
     from attar.report.load import load_run
 
-    _print(table([load_run(path) for path in runs]))
+    _print(table([load_run(path) for path in runs], _apart(runs)))
 
 
 @app.command()
@@ -254,6 +279,16 @@ def main() -> None:
             raise
         show()
         raise SystemExit(getattr(error, "exit_code", 2)) from None
+
+
+def _apart(runs: list[Path]) -> list[str]:
+    """A name for each run: its folder's, or as much of the path as tells it from the others."""
+    folders = [(path.parent if path.suffix == ".json" else path).resolve() for path in runs]
+    for length in range(1, max((len(folder.parts) for folder in folders), default=0)):
+        names = ["/".join(folder.parts[-length:]) for folder in folders]
+        if len(set(names)) == len(set(folders)):
+            return names
+    return [str(path) for path in runs]
 
 
 def _load(path: Path, overrides: list[str] | None) -> Recipe:

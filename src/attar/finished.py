@@ -48,20 +48,21 @@ def answer(run_folder: Path, inputs: Sequence[str], artifact: str | None = None,
     ]
 
 
-def score_on(run_folder: Path, source: str, split: str = "test") -> dict[str, Any]:
+def score_on(run_folder: Path, source: str, split: str | None = None) -> dict[str, Any]:
     """Quality of a run's student on the labelled rows of one split of another source, in the run's columns and labels.
 
+    `split`: None, `test` or else the only one.
     Raises DataError where the split is absent or has no labels.
     """
     _, recipe, task = _open(run_folder)
-    rows, labelled = load_split(recipe.task.model_copy(update={"labels": task.labels}), source, split)
+    rows, labelled, name = load_split(recipe.task.model_copy(update={"labels": task.labels}), source, split)
     if not labelled:
         raise DataError(f"{source}: no label column {recipe.task.label!r}; there is nothing to score against.")
     with quiet():
         model, processor = task.load_model(run_folder / "student"), task.load_processor(run_folder / "student")
     encoded = task.encode(rows, processor)
     value = score(task.metric, predict_logits(model, task, encoded, processor), encoded.labels, task.problem)
-    return {"source": source, "split": split, "metric": task.metric, "value": value, "n": len(encoded)}
+    return {"source": source, "split": name, "metric": task.metric, "value": value, "n": len(encoded)}
 
 
 def export_again(run_folder: Path, kind: str, precision: str, *, say: Callable[[str], None]) -> RunFacts:

@@ -31,7 +31,7 @@ class Terminal:
 
     def say(self, line: str) -> None:
         """Print one line above the bars."""
-        self._console.print(line, markup=False)
+        self._console.print(line, markup=False, emoji=False, soft_wrap=True)
 
     def progress(self, message: str, done: int, total: int) -> None:
         """Move the bar that bears this message; it goes when it is full."""

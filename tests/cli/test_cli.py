@@ -15,6 +15,8 @@ import pytest
 from run_parts import make
 
 from attar.errors import EXIT_CODES
+from attar.terminal import Terminal
+from report.made import made_run
 
 ATTAR = [sys.executable, "-W", "error", "-c", "from attar.cli import main; main()"]
 
@@ -86,13 +88,45 @@ training: {epochs: -1}
 
 
 def test_init_writes_a_recipe_that_only_lacks_its_inputs(tmp_path: Path) -> None:
-    done = attar("init", "mine.yaml", "--schema", cwd=tmp_path)
+    done = attar("init", "mine.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "kind: text_classification" in (tmp_path / "mine.yaml").read_text()
-    assert json.loads((tmp_path / "recipe.schema.json").read_text())["properties"]
+    text = (tmp_path / "mine.yaml").read_text()
+    assert "kind: text_classification" in text
     again = attar("init", "mine.yaml", cwd=tmp_path)
     assert again.returncode == 2
     assert "exists already" in again.stderr
+    late = attar("init", "mine.yaml", "--schema", cwd=tmp_path)
+    assert late.returncode == 0, late.stderr
+    line = "# yaml-language-server: $schema=recipe.schema.json"
+    assert line in late.stdout
+    assert (tmp_path / "mine.yaml").read_text() == text
+    assert json.loads((tmp_path / "recipe.schema.json").read_text())["properties"]
+    assert attar("init", "other.yaml", "--schema", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "other.yaml").read_text() == f"{line}\n{text}"
+
+
+def test_schemas_are_printed() -> None:
+    assert "objectives" in json.loads(attar("schema").stdout)["properties"]
+    assert "artifacts" in json.loads(attar("schema", "run").stdout)["properties"]
+    assert attar("schema", "page").returncode == 2
+
+
+def test_compared_runs_are_told_apart(tmp_path: Path) -> None:
+    for name in ("a/out", "b/out"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "run.json").write_text(made_run().model_dump_json())
+    head = attar("compare", "a/out", "b/out/run.json", cwd=tmp_path).stdout.splitlines()[0]
+    assert head.split() == ["a/out", "b/out"]
+    assert attar("compare", "a", "b", cwd=tmp_path).returncode == 1
+    (tmp_path / "a" / "out").rename(tmp_path / "one")
+    head = attar("compare", "one", "b/out", cwd=tmp_path).stdout.splitlines()[0]
+    assert head.split() == ["one", "out"]
+
+
+def test_lines_of_a_run_are_neither_broken_nor_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    line = f"WARNING: /{'x' * 60}/{'y' * 60}: [bold] :x: stays"
+    Terminal().say(line)
+    assert capsys.readouterr().err == f"{line}\n"
 
 
 def test_check_plans_without_doing(tmp_path: Path) -> None:
@@ -173,8 +207,15 @@ def test_predict_from_checkpoint_and_file(run_folder: Path) -> None:
 
 def test_evaluate_compare_and_report(run_folder: Path) -> None:
     assert attar("evaluate", run_folder).returncode == 0
-    other = attar("evaluate", run_folder, "--data", run_folder.parent / "data", "--split", "test")
+    other = attar("evaluate", run_folder, "--data", run_folder.parent / "data" / "test.jsonl")
     assert other.returncode == 0, other.stderr
+    assert json.loads(other.stdout)["split"] == "train"
+    other = attar("evaluate", run_folder, "--data", run_folder.parent / "data")
+    assert other.returncode == 0, other.stderr
+    assert json.loads(other.stdout)["split"] == "test"
+    alone = attar("evaluate", run_folder, "--split", "train")
+    assert alone.returncode == 2
+    assert "--data" in alone.stderr
     found = json.loads(other.stdout)
     assert found["n"] == 48
     assert found["value"] == pytest.approx(json.loads((run_folder / "run.json").read_text())["quality"]["student"])

@@ -193,7 +193,9 @@ def test_absent_packages_are_told_with_the_pip_command(tmp_path: Path, monkeypat
     real = importlib.util.find_spec
     absent = {"onnx", "tensorboard", "timm"}
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name in absent else real(name, *rest))
-    found = problems_of(tmp_path, export=[{"kind": "onnx"}, {"kind": "onnx"}], training={"tensorboard": True})
+    found = problems_of(
+        tmp_path, export=[{"kind": "onnx"}, {"kind": "onnx", "precision": "int8"}], training={"tensorboard": True}
+    )
     assert len(found) == 2
     assert 'pip install "attar[onnx]"' in found[0]
     assert 'pip install "attar[tensorboard]"' in found[1]
@@ -204,7 +206,7 @@ def test_half_precision_needs_a_gpu(tmp_path: Path) -> None:
 
 
 def test_labels_of_the_teacher_against_those_of_the_data(tmp_path: Path) -> None:
-    write_rows(tmp_path / "rows", ["happy", "sad", "angry", "sad"])
+    write_rows(tmp_path / "rows", ["happy", "sad", "angry", "sad", "sad"])
     write_model(tmp_path / "teacher", id2label={"0": "Happy", "1": "SAD", "2": "furious"})
     only(problems_of(tmp_path), "teacher.model", "does not know 1 of the data's 3 labels", '"angry"')
     assert plan_of(tmp_path, teacher={"label_map": {"furious": "angry"}})

@@ -28,7 +28,7 @@ def test_data_without_labels_is_told_and_what_needs_them_refused(tmp_path: Path)
     import pyarrow.parquet as pq
 
     (tmp_path / "rows").mkdir()
-    pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "rows" / "train.parquet")
+    pq.write_table(pa.table({"text": ["a", "b", "c"]}), tmp_path / "rows" / "train.parquet")
     plan = plan_of(tmp_path)
     assert plan.data.labelled is False
     assert "there is no control" in plan.warnings[0]
@@ -54,7 +54,7 @@ def test_empty_and_one_class_data(tmp_path: Path, labels: list, told: str) -> No
 
 
 def test_labels_that_the_recipe_does_not_name(tmp_path: Path) -> None:
-    write_rows(tmp_path / "rows", ["cat", "dog", "brid", "cat"])
+    write_rows(tmp_path / "rows", ["cat", "dog", "brid", "cat", "cat"])
     labels = ["cat", "dog", "bird"]
     only(
         problems_of(tmp_path, task={"labels": labels}, teacher={"fit": "probe"}),
@@ -63,7 +63,7 @@ def test_labels_that_the_recipe_does_not_name(tmp_path: Path) -> None:
     )
     twice = {"labels": ["cat", "dog", "brid", "cat"]}
     only(problems_of(tmp_path, task=twice, teacher={"fit": "probe"}), "task.labels", '"cat" stands twice')
-    write_rows(tmp_path / "rows", [0, 2, 1, 0])
+    write_rows(tmp_path / "rows", [0, 2, 1, 0, 0])
     assert plan_of(tmp_path, task={"labels": labels}, teacher={"fit": "probe"}).data.labels == ("cat", "dog", "bird")
 
 
@@ -90,10 +90,10 @@ def test_splits_that_are_not_there(tmp_path: Path) -> None:
 
 
 def test_csv_json_and_image_folders_are_seen(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_text('text,label\nred cats,a\n"blue\ndogs",b\nred,a\n')
+    (tmp_path / "rows.csv").write_text('text,label\nred cats,a\n"blue\ndogs",b\nred,a\nblue,b\n')
     plan = plan_of(tmp_path, data={"source": str(tmp_path / "rows.csv")})
     assert plan.data.labels == ("a", "b")
-    assert sum(n or 0 for n in plan.data.rows.values()) == 3
+    assert sum(n or 0 for n in plan.data.rows.values()) == 4
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": "x", "label": i % 2}) + "\n" for i in range(6)))
     assert plan_of(tmp_path, data={"source": str(tmp_path / "rows.jsonl")}, teacher={"fit": "probe"}).data.labels == (
         "0",
@@ -104,7 +104,8 @@ def test_csv_json_and_image_folders_are_seen(tmp_path: Path) -> None:
     for split, label in (("train", "cat"), ("train", "dog"), ("test", "cat")):
         folder = tmp_path / "images" / split / label
         folder.mkdir(parents=True)
-        (folder / "1.png").write_bytes(b"")
+        for name in ("1.png", "2.png"):
+            (folder / name).write_bytes(b"")
     resnet = {"model_type": "resnet", "depths": [1], "hidden_sizes": [8]}
     plan = plan_of(
         tmp_path, task={"kind": "image_classification"}, data={"source": str(tmp_path / "images")},
@@ -112,7 +113,7 @@ def test_csv_json_and_image_folders_are_seen(tmp_path: Path) -> None:
         student={"kind": "from_config", "config": resnet},
     )  # fmt: skip
     assert plan.data.labels == ("cat", "dog")
-    assert plan.data.rows["test"] == 1
+    assert plan.data.rows == {"train": 3, "validation": 1, "test": 2}
 
 
 def test_sharded_weights_and_those_of_the_index(tmp_path: Path) -> None:

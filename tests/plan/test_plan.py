@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from attar.errors import PlanError
+from attar.data.load import load_data
+from attar.errors import DataError, PlanError
 from attar.plan import make_plan
 from attar.recipe.load import dump_recipe, load_recipe, recipe_from
 from plan.samples import merged, plan_of, problems_of, recipe_data, write_model, write_rows
@@ -20,7 +21,7 @@ def test_a_plan_tells_sizes_signals_and_costs(tmp_path: Path) -> None:
     assert plan.teacher.params.likely == 10_000
     assert plan.teacher.bytes == 40_000
     assert (plan.student.family, plan.student.layers, plan.student.hidden) == ("bert", 2, 8)
-    assert plan.data.rows == {"train": 4, "validation": 0, "test": 4}
+    assert plan.data.rows == {"train": 3, "validation": 1, "test": 4}
     assert plan.data.labels == ("a", "b")
     assert plan.signals.needed == ("logits", "hidden:4:mean")
     assert plan.signals.mode == "store"
@@ -166,3 +167,26 @@ def test_counts_follow_the_cuts(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, data={"source": str(tmp_path / "one"), "transfer": transfer, "max_train_rows": 60})
     assert plan.data.rows == {"train": 60, "validation": 8, "test": 20, "transfer": 40}
     assert "cut from train" in plan.data.note
+
+
+@pytest.mark.parametrize(("rows", "counts"), [(5, (1, 1, 3)), (4, (1, 1, 2)), (3, None), (2, None)])
+def test_few_rows_are_cut_as_they_will_be_or_refused(
+    tmp_path: Path, rows: int, counts: tuple[int, int, int] | None
+) -> None:
+    write_rows(tmp_path / "few", ["a", "b", "a", "b", "a"][:rows])
+    changes = {"data": {"source": str(tmp_path / "few")}}
+    if counts is None:
+        found = problems_of(tmp_path, **changes)
+        assert all(line.startswith("data.source: train has ") and "too few to cut" in line for line in found)
+        with pytest.raises(DataError, match="too few rows"):
+            load_data(recipe_from(merged(recipe_data(tmp_path), **changes)))
+        return
+    planned = plan_of(tmp_path, **changes).data.rows
+    assert tuple(planned[role] for role in ("test", "validation", "train")) == counts
+    loaded = load_data(recipe_from(merged(recipe_data(tmp_path), **changes)))
+    assert loaded.facts.rows == planned
+
+
+def test_one_file_is_exported_once(tmp_path: Path) -> None:
+    (found,) = problems_of(tmp_path, export=[{"kind": "onnx"}, {"kind": "onnx", "precision": "int8"}, {"kind": "onnx"}])
+    assert found.startswith("export[2]: onnx fp32 stands twice")

@@ -58,17 +58,19 @@ def load_data(recipe: Recipe, given: Given | None = None) -> Splits:
     return _handed_on(rows, transfer, labels, removed + dropped, duplicates, notes)
 
 
-def load_split(task: TaskSpec, source: str, split: str) -> tuple[Dataset, bool]:
-    """The rows of one split of any source, checked against `task` (with its `labels` given); do they have labels?
+def load_split(task: TaskSpec, source: str, split: str | None = None) -> tuple[Dataset, bool, str]:
+    """The rows of one split of any source, checked against `task` (with its `labels` given); do they have labels; and
+    the split's name. `split`: None, `test` or else the only one.
 
     Nothing is cut, drawn or taken out. Raises DataError.
     """
-    found = read_source(source, config=None, revision=None, task=task, split_names={split})
-    if split not in found.splits:
-        raise DataError(f'{source}: there is no split "{split}". Splits here: {listed(found.splits)}.')
-    raw = found.splits[split]
-    labels = read_labels(task, {split: raw})
-    return read_rows(raw, task, labels.by_split[split], found.base).dataset, labels.labelled
+    found = read_source(source, config=None, revision=None, task=task, split_names={split or _DEFAULT_TEST})
+    name = split or (next(iter(found.splits)) if len(found.splits) == 1 else _DEFAULT_TEST)
+    if name not in found.splits:
+        raise DataError(f'{source}: there is no split "{name}". Splits here: {listed(found.splits)}.')
+    raw = found.splits[name]
+    labels = read_labels(task, {name: raw})
+    return read_rows(raw, task, labels.by_split[name], found.base).dataset, labels.labelled, name
 
 
 def _chosen_splits(spec: DataSpec, source: Source, notes: list[str]) -> dict[str, RawSplit]:

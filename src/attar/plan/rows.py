@@ -76,7 +76,7 @@ def look_at_rows(recipe: Recipe, notes: Notes, python_objects: bool) -> RowsFoun
     _columns(task, chosen, notes)
     labelled = _labelled(task, train, notes)
     labels = _labels(recipe, chosen, notes) if labelled else task.labels or ()
-    counts, note = _counts(recipe, chosen)
+    counts, note = _counts(recipe, chosen, labelled, notes)
     if transfer != 0:
         counts["transfer"] = transfer
     texts, whole = _texts(task, train)
@@ -271,25 +271,42 @@ def _natural(name: str) -> tuple[int, int, str]:
     return (0, int(name), name) if name.isdecimal() else (1, 0, name)
 
 
-def _counts(recipe: Recipe, chosen: dict[str, Table]) -> tuple[dict[str, int | None], str]:
+def _counts(
+    recipe: Recipe, chosen: dict[str, Table], labelled: bool, notes: Notes
+) -> tuple[dict[str, int | None], str]:
     """Rows by role after the cuts; overlaps are found only when the rows are loaded."""
     spec = recipe.data
     train = chosen["train"].rows
     counts: dict[str, int | None] = {"train": train}
-    cuts: list[str] = []
+    cuts = [role for role in ("test", "validation") if role not in chosen]
+    kept = _must_stay(recipe.task, chosen["train"], labelled) if cuts else 1
     for role, fraction in (("test", spec.test_fraction), ("validation", spec.validation_fraction)):
         if role in chosen:
             counts[role] = chosen[role].rows
-            continue
-        cuts.append(role)
-        counts[role] = None if train is None else round(train * fraction)
-        train = None if train is None else train - round(train * fraction)
+        elif train is None:
+            counts[role] = None
+        else:
+            counts[role] = cut = min(max(round(train * fraction), 1), max(train - kept, 0))
+            train -= cut
+    if any(counts[role] == 0 for role in cuts):
+        message = (
+            f"train has {chosen['train'].rows:,} rows, too few to cut {' and '.join(cuts)} from it: each class keeps "
+            "a row. Give these splits, or more rows."
+        )
+        notes.problem(("data", "source"), message)
     counts["train"] = train if train is None or spec.max_train_rows is None else min(train, spec.max_train_rows)
     ordered = {role: counts[role] for role in ("train", "validation", "test")}
     return (
         ordered,
         f"{' and '.join(cuts)} cut from train; overlaps not yet removed" if cuts else "overlaps not yet removed",
     )
+
+
+def _must_stay(task: TaskSpec, train: Table, labelled: bool) -> int:
+    """Rows that no cut takes from train: one of each class, where a row has one class."""
+    if not labelled or problem_of(task) != "single_label" or task.label not in train.columns:
+        return 1
+    return max(len({str(value) for value in _values(task, train)}), 1)
 
 
 def _transfer_rows(recipe: Recipe, notes: Notes, python_objects: bool) -> int | None:

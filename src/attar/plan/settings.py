@@ -24,6 +24,7 @@ def check_settings(recipe: Recipe, teacher: TeacherFound, rows: RowsFound, notes
     _metric(recipe, notes)
     _regularisers(recipe, notes)
     _extra(recipe.training.extra, notes)
+    _exports(recipe, notes)
     _packages(recipe, teacher, notes)
     training = recipe.training
     if training.precision == "fp16" and training.device == "cpu":
@@ -81,6 +82,15 @@ def _extra(extra: dict[str, Any], notes: Notes) -> None:
         elif fields is not None and fields[name] == "bool" and not isinstance(value, bool):
             shown = f'"{value}"' if isinstance(value, str) else value
             notes.problem(path, f"{shown} is not allowed. Allowed: true or false.")
+
+
+def _exports(recipe: Recipe, notes: Notes) -> None:
+    seen: set[tuple[str, str]] = set()
+    for number, spec in enumerate(recipe.export):
+        if (spec.kind, spec.precision) in seen:
+            message = f"{spec.kind} {spec.precision} stands twice; both would be written to one folder. Remove one."
+            notes.problem(("export", number), message)
+        seen.add((spec.kind, spec.precision))
 
 
 def _packages(recipe: Recipe, teacher: TeacherFound, notes: Notes) -> None:

@@ -42,10 +42,14 @@ def compare_rows(runs: Sequence[RunFacts]) -> list[Row]:
     return [row for row in rows if any(value is not None for value in row.values)]
 
 
-def compare(runs: Sequence[RunFacts]) -> str:
-    """The table as text, with what stands against comparing the runs below it."""
+def compare(runs: Sequence[RunFacts], names: Sequence[str] | None = None) -> str:
+    """The table as text, with what stands against comparing the runs below it. `names`: None, those of the recipes."""
     rows = compare_rows(runs)
-    lines = [["", *(r.name for r in runs)], *([row.name, *row.shown] for row in rows), ["budget", *map(_budget, runs)]]
+    lines = [
+        ["", *(names or [r.name for r in runs])],
+        *([row.name, *row.shown] for row in rows),
+        ["budget", *map(_budget, runs)],
+    ]
     widths = [max(len(line[i]) for line in lines) for i in range(len(runs) + 1)]
     table = ["  ".join(cell.ljust(widths[i]) for i, cell in enumerate(line)).rstrip() for line in lines]
     return say.plain("\n".join([*table, *(f"note: {caution}" for caution in cautions(runs))]))
