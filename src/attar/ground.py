@@ -20,7 +20,7 @@ from attar.bench.size import count_params, weight_bytes
 from attar.data.load import Given, load_data
 from attar.data.splits import Splits
 from attar.errors import PlanError
-from attar.facts import ModelFacts, SourceFacts
+from attar.facts import ModelFacts, PolicyFacts, SourceFacts
 from attar.hashing import hash_bytes, hash_file, hash_value
 from attar.identity import hash_module, hash_processor
 from attar.objectives.own import OwnObjective
@@ -39,9 +39,9 @@ from attar.teachers.fitted import FittedFacts, load_fitted
 from attar.teachers.fitting import fit_teacher
 from attar.teachers.labelling import label, store_folder
 from attar.teachers.local import LocalTeacher, find_origin, load_local
-from attar.teachers.origin import own_labels
+from attar.teachers.origin import find_model, own_labels
 from attar.teachers.preflight import preflight
-from attar.teachers.store import MANIFEST, Store, StoreReader, open_store
+from attar.teachers.store import MANIFEST, PROCESSOR, Store, StoreReader, open_store
 from attar.teachers.stored import find_rescorer, open_stored, spot_check, stored_processor
 
 Say = Callable[[str], None]
@@ -159,21 +159,22 @@ class Ground:
 
 
 def prepare(
-    recipe: Recipe, out: Path, stages: Stages, *, handed: Handed, licence: str | None, progress: Progress
+    recipe: Recipe, out: Path, stages: Stages, *, handed: Handed, policy: PolicyFacts, progress: Progress
 ) -> Ground:
     """Load the data, fit or load the teacher, and make sure that its signals are there.
 
-    `licence` is the teacher's, as the policy found it.
+    `policy` knows the licences of the teacher and of what the student starts from.
     """
     splits = stages.read("data", lambda: load_data(recipe, handed.rows), lambda found: found.hash)
     for note in splits.facts.notes:
         stages.say(f"data: {note}")
     task = make_task(recipe.task, splits.labels or _teacher_labels(recipe, handed))
     ground = _with_teacher(recipe, out, task, splits, stages, handed, progress)
-    ground.sources[0] = ground.sources[0].model_copy(update={"licence": licence})
+    ground.sources[0] = ground.sources[0].model_copy(update={"licence": policy.licence})
     student = ground.student(recipe.training.seed)
     if handed.student is not None or isinstance(recipe.student, PretrainedSpec):
         ground.start = (hash_module(student.model), hash_processor(student.processor))
+    ground.sources += [*splits.sources, *_student_source(ground, policy)]
     wanted = ground.terms(student, ground.objectives, recipe.training.seed).wanted_teacher
     wanted = Wanted(logits=True, hidden=wanted.hidden)
     match recipe.teacher:
@@ -352,8 +353,20 @@ def _label(ground: Ground, spec: LocalTeacherSpec, wanted: Wanted, stages: Stage
         return Labelled(truncated=sum(rows.truncated for rows, _ in encoded.values()))
 
     shaped_by = [folder.name, splits.hash, sorted(parts)]
-    ground.truncated = stages.run("signals", shaped_by, [folder / MANIFEST], Labelled, work).truncated
+    outputs = [folder / MANIFEST, *([folder / PROCESSOR] if hasattr(ground.processor, "save_pretrained") else [])]
+    ground.truncated = stages.run("signals", shaped_by, outputs, Labelled, work).truncated
     return open_store(folder)
+
+
+def _student_source(ground: Ground, policy: PolicyFacts) -> list[SourceFacts]:
+    """The model that the student starts from, where that is another than the teacher."""
+    if ground.handed.student is not None:
+        return [SourceFacts(role="student", name="python object", hash=ground.start[0])]
+    spec = ground.recipe.student
+    if not isinstance(spec, PretrainedSpec):
+        return []
+    found = find_model(spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code).source
+    return [found.model_copy(update={"role": "student", "licence": policy.start.licence if policy.start else None})]
 
 
 def _opened(ground: Ground, spec: StoredTeacherSpec, wanted: Wanted) -> Store:

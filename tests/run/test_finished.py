@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from run_parts import make
 from safetensors.numpy import load_file
 
 import attar
+from attar.cli import main
 from attar.errors import AttarError, ExportError, ParityError
 from attar.facts import RunFacts
 from attar.finished import answer, export_again, score_on
@@ -71,6 +73,26 @@ def test_a_refused_export_is_recorded_and_all_else_is_finished(finished: tuple[P
     for name in ("report.html", "student/README.md"):
         assert "does not answer like the checkpoint" in (out / name).read_text(), name
     assert sorted(place.name for place in (out / "export").iterdir()) == ["onnx-fp32", "onnx-int8.refused"]
+
+
+def test_the_command_line_ends_with_the_code_of_a_refused_export(
+    finished: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = finished
+    (out / "r.yaml").write_text(json.dumps({**json.loads(path.read_text()), "export": [REFUSED, FP32]}))
+    for arguments, code in ((["distill", str(out / "r.yaml"), "--out", str(out)], 8), (["export", str(out)], 8),
+                            (["export", str(out), "--precision", "fp32"], 0)):  # fmt: skip
+        monkeypatch.setattr(sys, "argv", ["attar", *arguments])
+        if code == 0:
+            main()
+        else:
+            with pytest.raises(SystemExit) as stopped:
+                main()
+            assert stopped.value.code == code, arguments
+    told = capsys.readouterr()
+    assert "does not answer like the checkpoint" in told.err
+    assert "All else is finished" in told.err
+    assert "onnx-fp32: " in told.out
 
 
 def test_an_export_that_failed_is_no_matter_to_the_next(

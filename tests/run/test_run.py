@@ -137,6 +137,8 @@ def test_labelling_covers_the_rows_to_train_on_where_a_run_would_ask_live(tmp_pa
     training = {"max_steps": 4, "batch_size": 16, "evaluations": 1}
     fields = recipe(tmp_path, teacher=teacher, training=training, objectives=[{"kind": "forward_kl"}])
     store = label_only(recipe_from(fields), tmp_path / "labelled")
+    shutil.rmtree(store / "processor")
+    assert label_only(recipe_from(fields), tmp_path / "labelled") == store, "what was lost is made again"
     config = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     fields |= {
         "teacher": {"kind": "stored", "path": str(store), "licence": "mit"},
