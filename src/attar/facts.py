@@ -191,6 +191,18 @@ class BudgetFacts(Facts):
     note: str | None = None
 
 
+class StartFacts(Facts):
+    """The model that a pretrained student starts from, and its terms."""
+
+    name: str
+    licence: str | None
+    rule: str = Field(description="Row of the policy table, or `unknown`.")
+    verdict: Literal["allow", "conditional", "ask", "block"]
+    reason: str
+    source: str = Field(description="Where the rule stands.")
+    date: str = Field(description="When the rule was read.")
+
+
 class PolicyFacts(Facts):
     """May this teacher be distilled, why, and what passes on to the student."""
 
@@ -203,6 +215,9 @@ class PolicyFacts(Facts):
     source: str = Field(description="Where the rule stands.")
     date: str = Field(description="When the rule was read.")
     decided_by: str | None = None
+    start: StartFacts | None = Field(
+        default=None, description="Of a pretrained student: what it starts from; its terms count beside the teacher's."
+    )
     student_name_prefix: str | None = None
     student_licence: str | None = None
     distribute: bool = Field(

@@ -63,7 +63,7 @@ def carry(
             for warning in plan.warnings:
                 say(f"WARNING: {warning}")
             stages = Stages(out / "store" / "stages", say)
-            ground = prepare(recipe, out, stages, handed=given, licence=policy.licence, progress=progress)
+            ground = prepare(recipe, out, stages, handed=given, policy=policy, progress=progress)
             first = recipe.training.seed
             done = [
                 run_seed(ground, seed, out if seeds == 1 else out / "seeds" / str(seed), stages, progress)
@@ -101,7 +101,7 @@ def label_only(
         before = limit_threads(recipe.training.threads)
         try:
             stages = Stages(out / "store" / "stages", say)
-            ground = prepare(recipe, out, stages, handed=Handed(), licence=policy.licence, progress=progress)
+            ground = prepare(recipe, out, stages, handed=Handed(), policy=policy, progress=progress)
         finally:
             limit_threads(before)
     assert ground.store is not None

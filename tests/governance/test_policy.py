@@ -166,6 +166,44 @@ def test_a_recorded_permission_is_printed_with_its_reason_and_keeps_the_verdict(
     assert "recorded in the recipe" in facts.source
 
 
+def begun(teacher: tuple[str, str | None], start: tuple[str, str | None], **changes: object) -> PolicyFacts:
+    student = {"kind": "pretrained", "model": start[0], **changes.pop("student", {})}  # type: ignore[arg-type]
+    made = recipe(teacher[0], student=student, **changes)
+    return decide(made, teacher_name=teacher[0], teacher_licence=teacher[1], start=start)
+
+
+FREE = ("someone/teacher", "apache-2.0")
+
+
+def test_what_a_pretrained_student_starts_from_is_judged_too() -> None:
+    unknown = begun(FREE, ("someone/small", None))
+    assert (unknown.verdict, unknown.decision) == ("allow", "stop")
+    with pytest.raises(PolicyError) as stopped:
+        require_allowed(unknown)
+    told = str(stopped.value)
+    assert 'The student starts from "someone/small" (licence unknown): row "unknown" asks.' in told
+    assert "student:\n        licence:" in told
+    assert 'Teacher "' not in told
+    known = begun(FREE, ("someone/small", None), student={"licence": "mit"})
+    require_allowed(known)
+    assert known.start is not None
+    assert (known.start.licence, known.start.rule) == ("mit", "permissive-licence")
+    override = {"decision": "allow", "reason": "a contract"}
+    require_allowed(begun(FREE, ("someone/small", None), policy=override))
+    both = begun(("someone/teacher", None), ("someone/small", None))
+    with pytest.raises(PolicyError, match=r'(?s)Teacher "someone/teacher".*starts from "someone/small"'):
+        require_allowed(both)
+
+
+def test_the_terms_of_the_start_pass_on() -> None:
+    facts = begun(FREE, ("meta-llama/Llama-3.2-1B", "llama3.2"))
+    plain = said("meta-llama/Llama-3.2-1B", "llama3.2")
+    assert facts.student_name_prefix == plain.student_name_prefix == "Llama"
+    assert set(plain.notices) <= set(facts.notices)
+    assert facts.student_licence == (plain.student_licence if row(plain.rule).passes_on.binds else "apache-2.0")
+    assert begun(FREE, ("someone/small", "mit")).student_licence == "apache-2.0"
+
+
 @pytest.mark.parametrize("policy", [{"decision": "allow"}, {"decision": "allow", "reason": "  "}])
 def test_a_permission_without_reason_is_refused(policy: dict[str, str]) -> None:
     with pytest.raises(PolicyError, match="needs a reason"):

@@ -5,6 +5,7 @@ transfer rows.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from datasets import Dataset
@@ -54,8 +55,9 @@ def load_data(recipe: Recipe, given: Given | None = None) -> Splits:
     if spec.max_train_rows is not None:
         rows["train"] = rows["train"].take(draw(rows["train"].labels, spec.max_train_rows, spec.seed))
     _check_classes(rows["train"], labels, task, spec, notes)
-    transfer, dropped = transfer_rows(recipe, rows, len(labels.names), notes)
-    return _handed_on(rows, transfer, labels, removed + dropped, duplicates, notes)
+    transfer, dropped, sources = transfer_rows(recipe, rows, len(labels.names), notes)
+    splits = _handed_on(rows, transfer, labels, removed + dropped, duplicates, notes)
+    return replace(splits, sources=sources)
 
 
 def load_split(task: TaskSpec, source: str, split: str | None = None) -> tuple[Dataset, bool, str]:

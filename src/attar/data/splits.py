@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from datasets import Dataset
 
-from attar.facts import DataFacts
+from attar.facts import DataFacts, SourceFacts
 
 
 @dataclass(frozen=True)
@@ -25,3 +25,5 @@ class Splits:
     facts: DataFacts
     hash: str
     """Content hash of all four, order included."""
+    sources: tuple[SourceFacts, ...] = ()
+    """Sources of unlabelled rows, with the content hash of the rows that were taken from each."""

@@ -21,17 +21,20 @@ from attar.data.labels import NO_LABEL, no_labels, problem_of
 from attar.data.overlap import outside
 from attar.data.sources import read_source
 from attar.errors import DataError
+from attar.facts import SourceFacts
 from attar.recipe import Recipe
 from attar.recipe.data import AugmentImageSpec, AugmentTextSpec, DataSpec, UnlabelledSpec
 from attar.recipe.nearest import did_you_mean, listed
 from attar.recipe.task import ImageClassificationSpec, TaskSpec, TextClassificationSpec
 
 
-def transfer_rows(recipe: Recipe, rows: Mapping[str, Rows], width: int, notes: list[str]) -> tuple[Rows | None, int]:
-    """All transfer rows in the order of the recipe (None where there are none), and how many were taken out because
-    they stand in test or validation. `width` counts the labels. Raises DataError.
+def transfer_rows(
+    recipe: Recipe, rows: Mapping[str, Rows], width: int, notes: list[str]
+) -> tuple[Rows | None, int, tuple[SourceFacts, ...]]:
+    """All transfer rows in the order of the recipe (None where there are none), how many were taken out because they
+    stand in test or validation, and where unlabelled ones came from. `width` counts the labels. Raises DataError.
     """
-    task, parts, removed = recipe.task, list[Rows](), 0
+    task, parts, removed, sources = recipe.task, list[Rows](), 0, list[SourceFacts]()
     held_out = {key for role in ("test", "validation") for key in rows[role].keys}
     avoid = held_out | set(rows["train"].keys)
     for number, spec in enumerate(recipe.data.transfer):
@@ -44,6 +47,7 @@ def transfer_rows(recipe: Recipe, rows: Mapping[str, Rows], width: int, notes: l
             case UnlabelledSpec():
                 found = _unlabelled(spec, task, recipe.data, width, place)
                 part = found.take(outside(found.keys, held_out))
+                sources.append(SourceFacts(role="transfer", name=spec.source, revision=spec.revision, hash=part.hash()))
                 if len(part) < len(found):
                     notes.append(
                         f"{len(found) - len(part)} rows of {place} that stand in test or validation were taken out."
@@ -54,7 +58,7 @@ def transfer_rows(recipe: Recipe, rows: Mapping[str, Rows], width: int, notes: l
         avoid = avoid | set(part.keys)
         parts.append(part)
     parts = [part for part in parts if len(part)]
-    return (_joined(parts) if parts else None), removed
+    return (_joined(parts) if parts else None), removed, tuple(sources)
 
 
 def _joined(parts: list[Rows]) -> Rows:

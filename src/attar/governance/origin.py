@@ -1,4 +1,4 @@
-"""Who the teacher is and which licence comes with it: from model cards and package metadata, without torch."""
+"""Which model, under which licence: the teacher, and what a student starts from; by model cards and package data."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, assert_never, cast
 import yaml
 
 from attar.recipe.sources import find_source
+from attar.recipe.student import PretrainedSpec, StudentSpec
 from attar.recipe.teacher import LocalTeacherSpec, StoredTeacherSpec
 
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", re.DOTALL)
@@ -26,10 +27,19 @@ def teacher_origin(spec: LocalTeacherSpec | StoredTeacherSpec, *, fetch: bool = 
     """
     match spec:
         case LocalTeacherSpec():
-            return _local(spec, fetch)
+            return ("config", None) if spec.model is None else _model(spec.model, spec.revision, fetch)
         case StoredTeacherSpec():
             return _stored(Path(spec.path))
     assert_never(spec)
+
+
+def start_origin(spec: StudentSpec, *, fetch: bool = False) -> tuple[str, str | None] | None:
+    """As `teacher_origin`, of the model that a pretrained student starts from; None where it starts from no other model
+    than the teacher, or from one that was handed over.
+    """
+    if not isinstance(spec, PretrainedSpec) or spec.model == "python":
+        return None
+    return _model(spec.model, spec.revision, fetch)
 
 
 def find_licence(folder: Path | None, package: str | None) -> str | None:
@@ -41,19 +51,17 @@ def find_licence(folder: Path | None, package: str | None) -> str | None:
     return found or (_package_licence(package) if package is not None else None)
 
 
-def _local(spec: LocalTeacherSpec, fetch: bool) -> tuple[str, str | None]:
-    if spec.model is None:
-        return "config", None
-    found = find_source(spec.model, "model")
+def _model(model: str, revision: str | None, fetch: bool) -> tuple[str, str | None]:
+    found = find_source(model, "model")
     match found.kind:
         case "python":
             return "python object", None
         case "hub":
-            return found.name, _hub_licence(found.name, spec.revision, fetch)
+            return found.name, _hub_licence(found.name, revision, fetch)
         case "timm":
-            return spec.model, _hub_licence(f"timm/{found.name.removeprefix('timm/')}", None, fetch)
+            return model, _hub_licence(f"timm/{found.name.removeprefix('timm/')}", None, fetch)
         case "package":
-            package = spec.model.removeprefix("package:").partition("/")[0]
+            package = model.removeprefix("package:").partition("/")[0]
             return found.name, find_licence(found.path, package)
         case "folder" | "file" | "embedded":
             return found.name, find_licence(found.path, None)

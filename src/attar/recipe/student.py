@@ -63,6 +63,9 @@ class PretrainedSpec(Spec):
     model: Source
     revision: Revision = None
     trust_remote_code: RemoteCode = False
+    licence: str | None = Field(
+        default=None, description="Licence of this model (SPDX id), where its card or package does not say it."
+    )
     vocabulary: VocabularySpec = Field(default=VocabularySpec(keep="all"), description="Tokens kept (text).")
 
 

@@ -239,6 +239,11 @@ def _terms(run: RunFacts) -> str:
     ]
     if p.decided_by:
         lines.append(f"- Decided by: {_text(p.decided_by)}.")
+    if p.start:
+        lines.append(
+            f"- The student starts from {_text(p.start.name)}, licence {_text(p.start.licence or 'not stated')} "
+            f"(verdict {p.start.verdict}, row {_code(p.start.rule)})."
+        )
     lines.append(
         f"- Licence of this model: {_text(p.student_licence)}."
         if p.student_licence

@@ -60,6 +60,9 @@ def policy(run: RunFacts) -> Html:
     ]
     if p.decided_by:
         facts.append(("Decided by", p.decided_by))
+    if p.start:
+        own = f", {p.start.licence or 'licence not stated'}; {p.start.verdict} (row {p.start.rule})"
+        facts.append(("The student starts from", tag("span", tag("bdi", p.start.name), own)))
     if p.student_licence:
         facts.append(("Licence of the student", p.student_licence))
     if p.student_name_prefix:
