@@ -148,9 +148,9 @@ def evaluate(
     ] = None,
 ) -> None:
     """Print a run's quality, or score its student on other data."""
-    from attar.report.load import load_run
+    from attar.report.load import load_whole
 
-    facts = load_run(run_folder)
+    facts = load_whole(run_folder)
     if data is None and split is not None:
         raise RecipeError("--split: names a split of other data. Give that as --data.")
     if data is None:

@@ -100,7 +100,7 @@ def _train(ground: Ground, role: Role, seed: int, folder: Path, stages: Stages, 
     spec = recipe.training.model_copy(update={"seed": seed})
     recorded = recipe.objectives if role == "student" else objectives
     shaped_by: list[Any] = [
-        recipe.student.model_dump(mode="json"),
+        recipe.student.model_dump(mode="json", exclude={"licence"}),
         [o.model_dump(mode="json") for o in recorded if isinstance(o, BaseModel)],
         spec.model_dump(mode="json", exclude={"control", "control_random", "tensorboard"}),
         recipe.task.model_dump(mode="json"),

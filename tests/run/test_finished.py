@@ -13,7 +13,7 @@ from run_parts import make
 from safetensors.numpy import load_file
 
 import attar
-from attar.cli import main
+from attar.cli import evaluate, main
 from attar.errors import AttarError, ExportError, ParityError
 from attar.facts import RunFacts
 from attar.finished import answer, export_again, score_on
@@ -163,7 +163,12 @@ def test_what_is_no_longer_asked_for_goes(finished: tuple[Path, Path]) -> None:
 def test_a_student_that_the_record_does_not_speak_of_is_not_asked(finished: tuple[Path, Path], name: str) -> None:
     path, out = finished
     (out / name).write_bytes((out / name).read_bytes() + b" ")
-    for use in (lambda: answer(out, TEXTS), lambda: score_on(out, str(path.parent / "data"))):
+    data = str(path.parent / "data")
+    for use in (
+        lambda: answer(out, TEXTS),
+        lambda: score_on(out, data),
+        lambda: evaluate(out / "run.json", None, None),
+    ):
         with pytest.raises(AttarError, match=rf"not as run.json has it: {name}"):
             use()
 

@@ -16,12 +16,12 @@ NAME = "run.json"
 _SHOWN = 5
 
 
-def load_whole(folder: Path) -> RunFacts:
-    """As `load_run`, for those who use the student too: its files are those that the record speaks of.
+def load_whole(path: Path) -> RunFacts:
+    """As `load_run`, for those who speak of the student or use it: its files are those that the record speaks of.
 
     Raises AttarError that names each file that is absent or was changed since.
     """
-    facts = load_run(folder)
+    facts, folder = load_run(path), path if path.is_dir() else path.parent
     wrong = [name for name, found in facts.files.items() if not _is(folder / name, found)]
     if wrong:
         raise AttarError(
