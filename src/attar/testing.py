@@ -28,7 +28,7 @@ def check_objective(
     divergence: bool = True,
     shift_invariant: bool = True,
     infinite: bool = True,
-    kl_family: bool = True,
+    temperature_power: int | None = 2,
     finite_differences: bool = True,
     width: int = 7,
     seed: int = 0,
@@ -45,7 +45,8 @@ def check_objective(
     `divergence`: never negative (rounding apart), and 0 where both sides agree.
     `shift_invariant`: adding a number to a row's logits changes nothing.
     `infinite`: -inf on both sides is as if the output were not there, in value and gradient.
-    `kl_family`: times the temperature's square it tends to a limit that is neither 0 nor infinite.
+    `temperature_power`: times this power of the temperature (2 for KL and its like, 1 for distances of probabilities)
+    it tends to a limit that is neither 0 nor infinite; None where none does.
     `finite_differences`: the gradient is that of the value (False where a part is held constant on purpose).
 
     `width` is V; `seed` draws other batches.
@@ -53,7 +54,7 @@ def check_objective(
     generator = torch.Generator().manual_seed(seed)
     teacher = 2.0 * torch.randn(_ROWS, width, generator=generator, dtype=torch.float64)
     noise = torch.randn(_ROWS, width, generator=generator, dtype=torch.float64)
-    case = _Case(fn, teacher + noise, teacher, noise)
+    case = _Case(fn, teacher + noise, teacher, noise, temperature_power or 0)
     laws: list[tuple[str, Callable[[_Case], None], bool]] = [
         ("one value a row", _one_value_a_row, True),
         ("divergence", _divergence, divergence),
@@ -67,7 +68,7 @@ def check_objective(
         ("no gradient to the teacher", _teacher_gradient, True),
         ("gradient by finite differences", _finite_differences, finite_differences),
         ("bf16 within 1 %", _bf16, True),
-        ("temperature's square", _temperature_square, kl_family),
+        ("power of the temperature", _temperature_power, temperature_power is not None),
     ]
     broken: list[str] = []
     for name, law, applies in laws:
@@ -89,6 +90,7 @@ class _Case:
     student: Tensor
     teacher: Tensor
     noise: Tensor
+    power: int
 
     def reduce(
         self,
@@ -103,7 +105,7 @@ class _Case:
         """Loss and the student's gradient, through the reduction; `count` None: the rows kept here."""
         leaf = student.clone().requires_grad_()
         kept = len(student) if keep is None else int(keep.sum())
-        term = RowTerm("objective", self.fn, temperature=temperature, kl_family=temperature != 1.0)
+        term = RowTerm("objective", self.fn, temperature=temperature, temperature_power=self.power)
         share = Share(term, teacher, keep, kept if count is None else count)
         total = reduce_rows(leaf, [share], chunk_rows=chunk_rows).total
         (gradient,) = torch.autograd.grad(total, leaf)
@@ -224,7 +226,7 @@ def _bf16(case: _Case) -> None:
     _require(away <= 0.01, f"the gradient is {away:.1%} away")
 
 
-def _temperature_square(case: _Case) -> None:
+def _temperature_power(case: _Case) -> None:
     hot, hotter = (float(case.reduce(case.student, case.teacher, temperature=t)[0]) for t in (200.0, 400.0))
     _require(hot != 0 and abs(hotter / hot - 1) <= 0.05, f"is {hot:.4g} at T = 200 and {hotter:.4g} at T = 400")
 

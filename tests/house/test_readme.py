@@ -36,6 +36,11 @@ def tree() -> str:
     for folder in sorted(p for p in source.iterdir() if p.is_dir() and (p / "__init__.py").exists()):
         lines.append(f"  {folder.name + '/':<22} {headline(folder / '__init__.py')}")
         lines += [f"    {p.name:<20} {headline(p)}" for p in sorted(folder.glob("*.py")) if p.name != "__init__.py"]
+        for inner in sorted(p for p in folder.iterdir() if (p / "__init__.py").exists()):
+            lines.append(f"    {inner.name + '/':<20} {headline(inner / '__init__.py')}")
+            lines += [
+                f"      {p.name:<18} {headline(p)}" for p in sorted(inner.glob("*.py")) if p.name != "__init__.py"
+            ]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 

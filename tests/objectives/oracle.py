@@ -26,6 +26,47 @@ def jsd(student: np.ndarray, teacher: np.ndarray, beta: float) -> np.ndarray:
     return entr(m).sum(-1) - beta * entr(p).sum(-1) - (1 - beta) * entr(q).sum(-1)
 
 
+def skew_kl(student: np.ndarray, teacher: np.ndarray, alpha: float) -> np.ndarray:
+    p, q = softmax(teacher, axis=-1), softmax(student, axis=-1)
+    return kl(p, alpha * p + (1 - alpha) * q)
+
+
+def skew_reverse_kl(student: np.ndarray, teacher: np.ndarray, alpha: float) -> np.ndarray:
+    p, q = softmax(teacher, axis=-1), softmax(student, axis=-1)
+    return kl(q, (1 - alpha) * p + alpha * q)
+
+
+def adaptive_kl(student: np.ndarray, teacher: np.ndarray, head: float) -> np.ndarray:
+    """Row by row, with a plain loop over the teacher's outputs from the likeliest on."""
+    found = []
+    for p, q in zip(softmax(teacher, axis=-1), softmax(student, axis=-1), strict=True):
+        held, worse = 0.0, [0.0, 0.0]
+        for place, index in enumerate(np.argsort(-p)):
+            held += p[index]
+            worse[int(place > 0 and held > head)] += abs(p[index] - q[index])
+        share = worse[0] / sum(worse)
+        found.append(share * kl(p, q) + (1 - share) * kl(q, p))
+    return np.array(found)
+
+
+def todi(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    p, q = softmax(teacher, axis=-1), softmax(student, axis=-1)
+    weight = expit(np.log(p) - np.log(q))
+    return (weight * rel_entr(p, q) + (1 - weight) * rel_entr(q, p)).sum(-1)
+
+
+def alpha_beta(student: np.ndarray, teacher: np.ndarray, alpha: float, beta: float) -> np.ndarray:
+    p, q = softmax(teacher, axis=-1), softmax(student, axis=-1)
+    total = alpha + beta
+    terms = p**alpha * q**beta - alpha / total * p**total - beta / total * q**total
+    return -terms.sum(-1) / (alpha * beta)
+
+
+def total_variation(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """The probability that the likelier of both must give up: sum of the positive parts."""
+    return np.maximum(softmax(teacher, axis=-1) - softmax(student, axis=-1), 0).sum(-1)
+
+
 def logit_mse(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
     """V times the variance of the difference over V."""
     return (student - teacher).var(-1) * student.shape[-1]

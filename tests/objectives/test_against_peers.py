@@ -13,7 +13,18 @@ from torch.nn import functional
 
 from attar.errors import TrainingError
 from attar.objectives.hidden import cosine_distance, mse_distance
-from attar.objectives.response import forward_kl, jsd, logit_mse, reverse_kl
+from attar.objectives.response import (
+    adaptive_kl,
+    alpha_beta,
+    forward_kl,
+    jsd,
+    logit_mse,
+    reverse_kl,
+    skew_kl,
+    skew_reverse_kl,
+    todi,
+    total_variation,
+)
 from attar.objectives.supervised import binary_cross_entropy, cross_entropy, squared_error
 from attar.objectives.transform import standardise_logits
 from objectives import oracle
@@ -25,6 +36,19 @@ DENSE = {
     "cosine_distance": (cosine_distance, oracle.cosine_distance),
     "mse_distance": (mse_distance, oracle.mse_distance),
     "jsd_0.2": (lambda s, t: jsd(s, t, beta=0.2), lambda s, t: oracle.jsd(s, t, 0.2)),
+    "skew_kl": (skew_kl, lambda s, t: oracle.skew_kl(s, t, 0.1)),
+    "skew_reverse_kl_0.3": (
+        lambda s, t: skew_reverse_kl(s, t, alpha=0.3),
+        lambda s, t: oracle.skew_reverse_kl(s, t, 0.3),
+    ),
+    "adaptive_kl": (adaptive_kl, lambda s, t: oracle.adaptive_kl(s, t, 0.5)),
+    "todi": (todi, oracle.todi),
+    "alpha_beta": (alpha_beta, lambda s, t: oracle.alpha_beta(s, t, 0.5, 0.5)),
+    "alpha_beta_0.2_0.7": (
+        lambda s, t: alpha_beta(s, t, alpha=0.2, beta=0.7),
+        lambda s, t: oracle.alpha_beta(s, t, 0.2, 0.7),
+    ),
+    "total_variation": (total_variation, oracle.total_variation),
     "jsd_0.5": (jsd, lambda s, t: oracle.jsd(s, t, 0.5)),
 }
 

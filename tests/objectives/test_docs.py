@@ -23,4 +23,4 @@ def test_code_blocks_run_in_order() -> None:
 
 def test_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(ROOT / "examples" / "own_objective.py"))
-    assert capsys.readouterr().out == "total_variation keeps the laws\n"
+    assert capsys.readouterr().out == "hellinger keeps the laws\n"

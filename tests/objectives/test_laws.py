@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from attar.objectives.response import forward_kl, jsd, reverse_kl
+from attar.objectives.response import (
+    alpha_beta,
+    forward_kl,
+    jsd,
+    reverse_kl,
+    skew_kl,
+    skew_reverse_kl,
+    todi,
+    total_variation,
+)
 from attar.recipe.objectives import AnyObjectiveSpec
 from attar.testing import check_objective
 from objectives.law_table import TABLE, Entry
@@ -112,3 +121,53 @@ def test_jsd_tends_to_its_ends_as_documented() -> None:
     assert torch.equal(jsd(student, teacher, beta=1.0), reverse_kl(student, teacher))
     with pytest.raises(ValueError, match=r"beta is 1\.5"):
         jsd(student, teacher, beta=1.5)
+
+
+@quick
+@given(both=pairs(4), alpha=st.floats(0.01, 0.99))
+def test_skewed_divergences_are_bounded_and_mirror(both: tuple[Tensor, Tensor], alpha: float) -> None:
+    student, teacher = both
+    value = skew_kl(student, teacher, alpha=alpha)
+    assert (value <= -np.log(alpha) + 1e-12).all()
+    torch.testing.assert_close(value, skew_reverse_kl(teacher, student, alpha=alpha), rtol=1e-9, atol=1e-12)
+    whole = alpha * value + (1 - alpha) * skew_reverse_kl(student, teacher, alpha=1 - alpha)
+    torch.testing.assert_close(whole, jsd(student, teacher, beta=alpha), rtol=1e-9, atol=1e-12)
+
+
+def test_skewed_divergences_end_in_the_plain_ones() -> None:
+    student, teacher = torch.randn(2, 3, 5, dtype=torch.float64)
+    assert torch.equal(skew_kl(student, teacher, alpha=0.0), forward_kl(student, teacher))
+    assert torch.equal(skew_reverse_kl(student, teacher, alpha=0.0), reverse_kl(student, teacher))
+    with pytest.raises(ValueError, match=r"skew_kl: alpha is 1\.0"):
+        skew_kl(student, teacher, alpha=1.0)
+
+
+@quick
+@given(both=pairs(5))
+def test_todi_has_the_value_of_both_directions(both: tuple[Tensor, Tensor]) -> None:
+    student, teacher = both
+    whole = forward_kl(student, teacher) + reverse_kl(student, teacher)
+    torch.testing.assert_close(todi(student, teacher), whole, rtol=1e-9, atol=1e-12)
+
+
+def test_alpha_beta_has_its_corners_and_limits() -> None:
+    generator = torch.Generator().manual_seed(3)
+    student, teacher = torch.randn(2, 3, 5, dtype=torch.float64, generator=generator)
+    torch.testing.assert_close(alpha_beta(student, teacher, alpha=1.0, beta=0.0), forward_kl(student, teacher))
+    torch.testing.assert_close(alpha_beta(student, teacher, alpha=0.0, beta=1.0), reverse_kl(student, teacher))
+    p, q = teacher.softmax(-1), student.softmax(-1)
+    hellinger = 2 * (p.sqrt() - q.sqrt()).square().sum(-1)
+    torch.testing.assert_close(alpha_beta(student, teacher), hellinger)
+    for alpha, beta in ((0.6, 0.0), (0.0, 0.6)):
+        near = alpha_beta(student, teacher, alpha=alpha or 1e-6, beta=beta or 1e-6)
+        torch.testing.assert_close(alpha_beta(student, teacher, alpha=alpha, beta=beta), near, rtol=1e-4, atol=0)
+    with pytest.raises(ValueError, match="not both 0"):
+        alpha_beta(student, teacher, alpha=0.0, beta=0.0)
+
+
+@quick
+@given(both=pairs(5))
+def test_total_variation_is_bounded_by_pinsker(both: tuple[Tensor, Tensor]) -> None:
+    value = total_variation(*both)
+    assert (value <= 1 + 1e-12).all()
+    assert (value <= (0.5 * forward_kl(*both)).sqrt() + 1e-9).all()

@@ -12,7 +12,7 @@ from attar.objectives.reduction import Reduced, RowTerm, Share, reduce_rows
 from attar.objectives.response import forward_kl, jsd, logit_mse, reverse_kl
 from attar.objectives.supervised import cross_entropy
 
-KL = RowTerm("forward_kl", forward_kl, kl_family=True)
+KL = RowTerm("forward_kl", forward_kl, temperature_power=2)
 
 
 def batch(rows: int = 6, width: int = 5, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -30,16 +30,18 @@ def one(student: Tensor, teacher: Tensor, term: RowTerm = KL, keep: Tensor | Non
 @pytest.mark.parametrize("standardise", [False, True])
 def test_temperature_squared_on_every_branch(function, standardise: bool) -> None:
     student, teacher = batch()
-    term = RowTerm("x", function, temperature=3.0, kl_family=True, standardise=standardise)
+    term = RowTerm("x", function, temperature=3.0, temperature_power=2, standardise=standardise)
     scored = [(z - z.mean(-1, keepdim=True)) / (z.std(-1, keepdim=True) + 1e-7) for z in (student, teacher)]
     sides = scored if standardise else [student, teacher]
     torch.testing.assert_close(one(student, teacher, term).total, 9 * function(sides[0] / 3, sides[1] / 3).mean())
 
 
-def test_no_square_outside_the_kl_family() -> None:
+def test_the_temperature_power_is_the_terms_own() -> None:
     student, teacher = batch()
     total = one(student, teacher, RowTerm("logit_mse", logit_mse, temperature=2.0)).total
     torch.testing.assert_close(total, logit_mse(student, teacher).mean() / 4)
+    cubed = one(student, teacher, RowTerm("x", logit_mse, temperature=2.0, temperature_power=3)).total
+    torch.testing.assert_close(cubed, logit_mse(student, teacher).mean() * 2)
 
 
 def test_weighted_sum_and_each_value_by_itself() -> None:

@@ -273,7 +273,7 @@ def test_own_objective_is_a_term_like_the_others() -> None:
 
     terms = make(
         OwnObjective(distance, weight=0.5, temperature=2.0),
-        OwnObjective(distance, name="plain", temperature=2.0, kl_family=False),
+        OwnObjective(distance, name="plain", temperature=2.0, temperature_power=0),
         OwnObjective(distance, name="plain"),
     )
     assert terms.names == ("distance", "plain", "plain_2")

@@ -14,19 +14,48 @@ from torch import Tensor
 from attar.errors import PlanError
 from attar.objectives.own import OwnObjective
 from attar.objectives.reduction import RowFunction, RowTerm
-from attar.objectives.response import forward_kl, jsd, logit_mse, reverse_kl
+from attar.objectives.response import (
+    adaptive_kl,
+    alpha_beta,
+    forward_kl,
+    jsd,
+    logit_mse,
+    reverse_kl,
+    skew_kl,
+    skew_reverse_kl,
+    todi,
+    total_variation,
+)
 from attar.objectives.supervised import binary_cross_entropy, cross_entropy, squared_error
 from attar.recipe.objectives import (
+    AdaptiveKLSpec,
+    AlphaBetaSpec,
+    DistributionSpec,
     ForwardKLSpec,
     HardLabelsSpec,
     JSDSpec,
     LogitMSESpec,
     ResponseSpec,
     ReverseKLSpec,
+    SkewKLSpec,
+    SkewReverseKLSpec,
+    ToDiSpec,
+    TotalVariationSpec,
 )
 
 Problem = Literal["single_label", "multi_label", "regression"]
-LogitSpec = ForwardKLSpec | ReverseKLSpec | JSDSpec | LogitMSESpec | HardLabelsSpec | OwnObjective
+_Distribution = (
+    ForwardKLSpec
+    | ReverseKLSpec
+    | JSDSpec
+    | SkewKLSpec
+    | SkewReverseKLSpec
+    | AdaptiveKLSpec
+    | ToDiSpec
+    | AlphaBetaSpec
+    | TotalVariationSpec
+)
+LogitSpec = _Distribution | LogitMSESpec | HardLabelsSpec | OwnObjective
 
 
 @dataclass(frozen=True)
@@ -37,40 +66,49 @@ class LogitTerm:
     reads: Literal["teacher", "labels"]
 
 
-def logit_term(
-    name: str,
-    spec: LogitSpec,
-    problem: Problem,
-    *,
-    place: str,
-) -> LogitTerm:
+def logit_term(name: str, spec: LogitSpec, problem: Problem, *, place: str) -> LogitTerm:
     """One spec as a term called `name`. Raises PlanError, which starts with `place`, if it means nothing here."""
     _require_meaning(spec, problem, place)
     match spec:
-        case ForwardKLSpec():
-            return _response(name, forward_kl, spec)
-        case ReverseKLSpec():
-            return _response(name, reverse_kl, spec)
-        case JSDSpec():
-            return _response(name, partial(jsd, beta=spec.beta), spec)
-        case LogitMSESpec():
-            return _response(name, partial(logit_mse, centre=problem != "regression"), spec, kl_family=False)
         case HardLabelsSpec():
             return LogitTerm(RowTerm(name, _label_function(problem, spec.label_smoothing), spec.weight), "labels")
         case OwnObjective():
-            row = RowTerm(name, spec.fn, spec.weight, spec.temperature, kl_family=spec.kl_family)
-            return LogitTerm(row, "teacher")
+            row = RowTerm(name, spec.fn, spec.weight, spec.temperature, spec.temperature_power)
+        case LogitMSESpec():
+            function = partial(logit_mse, centre=problem != "regression")
+            row = RowTerm(name, function, spec.weight, spec.temperature, 0, spec.standardise)
+        case _:
+            power = 1 if isinstance(spec, TotalVariationSpec) else 2
+            row = RowTerm(name, _on_distributions(spec), spec.weight, spec.temperature, power, spec.standardise)
+    return LogitTerm(row, "teacher")
+
+
+def _on_distributions(spec: _Distribution) -> RowFunction:
+    match spec:
+        case ForwardKLSpec():
+            return forward_kl
+        case ReverseKLSpec():
+            return reverse_kl
+        case JSDSpec():
+            return partial(jsd, beta=spec.beta)
+        case SkewKLSpec():
+            return partial(skew_kl, alpha=spec.alpha)
+        case SkewReverseKLSpec():
+            return partial(skew_reverse_kl, alpha=spec.alpha)
+        case AdaptiveKLSpec():
+            return partial(adaptive_kl, head=spec.head)
+        case ToDiSpec():
+            return todi
+        case AlphaBetaSpec():
+            return partial(alpha_beta, alpha=spec.alpha, beta=spec.beta)
+        case TotalVariationSpec():
+            return total_variation
         case _:
             assert_never(spec)
 
 
-def _response(name: str, function: RowFunction, spec: ResponseSpec, *, kl_family: bool = True) -> LogitTerm:
-    row = RowTerm(name, function, spec.weight, spec.temperature, kl_family=kl_family, standardise=spec.standardise)
-    return LogitTerm(row, "teacher")
-
-
 def _require_meaning(spec: LogitSpec, problem: Problem, place: str) -> None:
-    if problem == "regression" and isinstance(spec, ForwardKLSpec | ReverseKLSpec | JSDSpec):
+    if problem == "regression" and isinstance(spec, DistributionSpec):
         raise PlanError(
             f"{place}.kind: {spec.kind} compares distributions, but a regression answers with one number. "
             "Use logit_mse, hidden or hard_labels."

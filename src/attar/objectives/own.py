@@ -20,9 +20,9 @@ class OwnObjective:
 
     `fn(student_logits [n, V], teacher_logits [n, V]) -> [n]`, unreduced; n may be 0. It sees kept rows only, in
     float32, divided by `temperature`, the teacher's without gradient. `multi_label`: each label is a row (z / 2, -z /
-    2). `weight` >= 0 multiplies the term in the sum. `kl_family`: multiply by the temperature's square, as KL and its
-    like need to keep the size of their gradient. `name` is the term's name in logs; None takes the function's. Raises
-    PlanError where weight or temperature is out of range.
+    2). `weight` >= 0 multiplies the term in the sum. `temperature_power`: multiply by this power of it, so that
+    the gradient keeps its size: 2 for KL and its like, 1 for distances of probabilities, 0 not at all. `name` is the
+    term's name in logs; None takes the function's. Raises PlanError where weight or temperature is out of range.
     """
 
     signals: ClassVar[frozenset[str]] = frozenset({"logits"})
@@ -34,7 +34,7 @@ class OwnObjective:
     weight: float = 1.0
     temperature: float = 1.0
     name: str | None = None
-    kl_family: bool = True
+    temperature_power: int = 2
 
     def __post_init__(self) -> None:
         problems: list[str] = []
@@ -58,5 +58,5 @@ class OwnObjective:
             code=hash_function(self.fn),
             weight=float(self.weight),
             temperature=float(self.temperature),
-            kl_family=self.kl_family,
+            temperature_power=self.temperature_power,
         )

@@ -38,8 +38,8 @@ class RowTerm:
     weight: float = 1.0
     temperature: float = 1.0
     """Both sides are divided by it."""
-    kl_family: bool = False
-    """Multiply by the temperature's square, so that the gradient keeps its size (KL, JSD and their like)."""
+    temperature_power: int = 0
+    """Multiply by this power of it, so that the gradient keeps its size: 2 for KL and its like, 1 for distances."""
     standardise: bool = False
     """Z-score both sides first."""
 
@@ -127,7 +127,7 @@ def _row_values(share: Share, block: Tensor, rows: _Rows, inner: Tensor | None) 
         )
     if not bool(_sound(student, target, values)):
         _explain(term.name, student, target, values, rows, inner)
-    return values * term.temperature**2 if term.kl_family else values
+    return values * term.temperature**term.temperature_power
 
 
 def _sound(student: Tensor, target: Tensor, values: Tensor) -> Tensor:

@@ -12,15 +12,13 @@ from attar.plan.teacher import TeacherFound, image_size, outputs_of
 from attar.recipe import Recipe
 from attar.recipe.nearest import listed
 from attar.recipe.objectives import (
-    ForwardKLSpec,
+    DistributionSpec,
     HardLabelsSpec,
     HiddenSpec,
-    JSDSpec,
     LogitMSESpec,
     PythonSpec,
     RecordedSpec,
     ResponseSpec,
-    ReverseKLSpec,
 )
 from attar.recipe.places import Path
 from attar.recipe.teacher import LocalTeacherSpec
@@ -177,5 +175,5 @@ def _fits_task(recipe: Recipe, spec: RecordedSpec, path: Path, rows: RowsFound, 
         )
     if spec.weight == 0:
         notes.warn((*path, "weight"), f"{spec.kind} has weight 0: it is logged, and teaches nothing.")
-    if isinstance(spec, ForwardKLSpec | ReverseKLSpec | JSDSpec) and spec.temperature > 20:
+    if isinstance(spec, DistributionSpec) and spec.temperature > 20:
         notes.warn((*path, "temperature"), f"at {spec.temperature:g} both sides are nearly uniform; 1 to 4 is usual.")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from attar.recipe.base import Fraction, NonNegative, Rate, Spec
 
 Form = Literal["row", "batch"]
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Memory = Literal["rows_x_classes", "rows_x_hidden", "tokens_x_hidden"]
 
 
@@ -28,31 +29,84 @@ class ObjectiveSpec(Spec):
 
 
 class ResponseSpec(ObjectiveSpec):
-    """What objectives on logits share; the reduction tempers both sides (the KL family times its square)."""
+    """What objectives on logits share; the reduction tempers both sides (the KL family times its square,
+    total_variation times itself).
+    """
 
     temperature: Rate = Field(default=1.0, description="Logits of both sides are divided by this.")
     standardise: bool = Field(default=False, description="Z-score each row of logits first (arXiv:2403.01427).")
 
 
-class ForwardKLSpec(ResponseSpec):
+class DistributionSpec(ResponseSpec):
+    """What objectives on probabilities share; a regression has none."""
+
+
+class ForwardKLSpec(DistributionSpec):
     """KL(teacher || student): mode-covering. Hinton et al. 2015."""
 
     kind: Literal["forward_kl"]
 
 
-class ReverseKLSpec(ResponseSpec):
+class ReverseKLSpec(DistributionSpec):
     """KL(student || teacher): mode-seeking. MiniLLM, 2023."""
 
     kind: Literal["reverse_kl"]
 
 
-class JSDSpec(ResponseSpec):
+class JSDSpec(DistributionSpec):
     """Generalised Jensen-Shannon divergence. GKD, 2023."""
 
     kind: Literal["jsd"]
     beta: Fraction = Field(
         default=0.5, description="The teacher's share of the mixture; 0 is forward_kl, 1 is reverse_kl."
     )
+
+
+class SkewKLSpec(DistributionSpec):
+    """KL(teacher || mixture of both), bounded. DistiLLM, 2024."""
+
+    kind: Literal["skew_kl"]
+    alpha: Share = Field(default=0.1, description="The teacher's share of the mixture; 0 is forward_kl.")
+
+
+class SkewReverseKLSpec(DistributionSpec):
+    """KL(student || mixture of both), bounded. DistiLLM, 2024."""
+
+    kind: Literal["skew_reverse_kl"]
+    alpha: Share = Field(default=0.1, description="The student's share of the mixture; 0 is reverse_kl.")
+
+
+class AdaptiveKLSpec(DistributionSpec):
+    """Forward and reverse KL, weighed by where each row is worse: the teacher's head or its tail. AKL, 2024."""
+
+    kind: Literal["adaptive_kl"]
+    head: Fraction = Field(default=0.5, description="Share of the teacher's probability that is its head.")
+
+
+class ToDiSpec(DistributionSpec):
+    """Forward and reverse KL, weighed output by output. ToDi, 2025."""
+
+    kind: Literal["todi"]
+
+
+class AlphaBetaSpec(DistributionSpec):
+    """The alpha-beta divergence: (1, 0) is forward_kl, (0, 1) reverse_kl. ABKD, 2025."""
+
+    kind: Literal["alpha_beta"]
+    alpha: NonNegative = Field(default=0.5, description="Power of the teacher's probabilities; not 0 with beta 0.")
+    beta: NonNegative = Field(default=0.5, description="Power of the student's probabilities; not 0 with alpha 0.")
+
+    @model_validator(mode="after")
+    def _some_power(self) -> AlphaBetaSpec:
+        if self.alpha + self.beta == 0:
+            raise ValueError("`alpha` and `beta` must not both be 0")
+        return self
+
+
+class TotalVariationSpec(DistributionSpec):
+    """Half the summed distance of probabilities, in 0..1. Wen et al. 2023."""
+
+    kind: Literal["total_variation"]
 
 
 class LogitMSESpec(ResponseSpec):
@@ -103,16 +157,40 @@ class PythonSpec(ObjectiveSpec):
     name: str = Field(description="The function's name, or the one given to it.")
     code: str = Field(description="Hash of its code and of what it reads.")
     temperature: Rate = Field(default=1.0, description="Logits of both sides are divided by this.")
-    kl_family: bool = Field(default=True, description="Whether the term is multiplied by the temperature's square.")
+    temperature_power: int = Field(default=2, description="The term is multiplied by this power of the temperature.")
 
 
 AnyObjectiveSpec = Annotated[
-    ForwardKLSpec | ReverseKLSpec | JSDSpec | LogitMSESpec | HiddenSpec | HardLabelsSpec, Field(discriminator="kind")
+    ForwardKLSpec
+    | ReverseKLSpec
+    | JSDSpec
+    | SkewKLSpec
+    | SkewReverseKLSpec
+    | AdaptiveKLSpec
+    | ToDiSpec
+    | AlphaBetaSpec
+    | TotalVariationSpec
+    | LogitMSESpec
+    | HiddenSpec
+    | HardLabelsSpec,
+    Field(discriminator="kind"),
 ]
 """What a recipe can ask for by itself."""
 
 RecordedSpec = Annotated[
-    ForwardKLSpec | ReverseKLSpec | JSDSpec | LogitMSESpec | HiddenSpec | HardLabelsSpec | PythonSpec,
+    ForwardKLSpec
+    | ReverseKLSpec
+    | JSDSpec
+    | SkewKLSpec
+    | SkewReverseKLSpec
+    | AdaptiveKLSpec
+    | ToDiSpec
+    | AlphaBetaSpec
+    | TotalVariationSpec
+    | LogitMSESpec
+    | HiddenSpec
+    | HardLabelsSpec
+    | PythonSpec,
     Field(discriminator="kind"),
 ]
 """What a recipe can hold: functions of one's own too, as a record."""

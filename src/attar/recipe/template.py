@@ -102,7 +102,7 @@ training:
 """
 
 _OBJECTIVES = """\
-objectives:                  # a weighted sum; kinds: forward_kl, reverse_kl, jsd, logit_mse, hidden, hard_labels
+objectives:                  # a weighted sum; docs/objectives.md lists the kinds
   - {kind: forward_kl, temperature: 2.0}
   - {kind: hidden, distance: cosine, layers: last, pool: mean}
 
