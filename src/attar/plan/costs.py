@@ -20,7 +20,7 @@ from attar.storage import guard
 _FLOAT = 4
 _STATE = 3
 """Copies of the weights in a checkpoint: the weights and AdamW's two moments."""
-_FLOPS_PER_CORE = 2.5e10
+_FLOPS_PER_CORE = 3.5e10
 """fp32 arithmetic a second and core that small models reach in PyTorch on a common CPU."""
 _STEP_OVERHEAD = 0.012
 """Seconds that a training step takes whatever the model's size."""
