@@ -11,6 +11,9 @@ from attar.recipe.places import Path
 
 Schema = dict[str, Any]
 
+_RECORDED = {"python"}
+"""Kinds that only a record holds."""
+
 
 def recipe_schema() -> Schema:
     """JSON Schema (2020-12) of a recipe, with a title and a description for each field."""
@@ -54,8 +57,8 @@ def fields_at(path: Path, data: Any) -> list[str]:
 
 
 def kinds(schema: Schema) -> list[str]:
-    """Kinds that a section may be of; empty where it has no kinds."""
-    return list(schema.get("discriminator", {}).get("mapping", {}))
+    """Kinds that one may write for a section; empty where it has no kinds."""
+    return [kind for kind in schema.get("discriminator", {}).get("mapping", {}) if kind not in _RECORDED]
 
 
 def allowed(schema: Schema) -> str:
