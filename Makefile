@@ -29,7 +29,7 @@ check:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest tests/house
+	$(BIN)/python -m pytest -m "not slow" tests/house
 
 format:
 	$(BIN)/ruff check --fix .
