@@ -31,28 +31,15 @@ def run(
     say: Callable[[str], None] = lambda _: None,
     progress: Progress = lambda _, __, ___: None,
     handed: Handed | None = None,
+    complain: bool = True,
 ) -> RunFacts:
     """Carry a recipe to its end in the folder `out`, and return what is in run.json.
 
     Every stage that was done before, by the same things, is skipped. `seeds` > 1 trains that many students (the
     recipe's seed and the following) into one record. A missed budget is told in `budget` and `status`, not raised; an
-    export that was refused raises ParityError or ExportError after all else is written.
+    export that was refused raises ParityError or ExportError after all else is written (`complain` off: it stands in
+    `refused` alone).
     """
-    facts = carry(recipe, out, seeds=seeds, say=say, progress=progress, handed=handed)
-    require_exports(facts, out)
-    return facts
-
-
-def carry(
-    recipe: Recipe,
-    out: Path,
-    *,
-    seeds: int = 1,
-    say: Callable[[str], None] = lambda _: None,
-    progress: Progress = lambda _, __, ___: None,
-    handed: Handed | None = None,
-) -> RunFacts:
-    """As `run`, but refused exports are told in `refused` alone."""
     given = handed or Handed()
     plan = make_plan(recipe, python_objects=handed is not None, out=out)
     policy = decide_for(recipe, fetch=True)
@@ -77,6 +64,8 @@ def carry(
             write(facts, recipe, out)
         finally:
             limit_threads(before)
+    if complain:
+        require_exports(facts, out)
     return facts
 
 

@@ -14,23 +14,20 @@ from pydantic import BaseModel
 from torch import nn
 
 from attar.answers import agreement
-from attar.errors import ExportError, ParityError
 from attar.evaluation.calibration import fit_temperature
-from attar.evaluation.evaluate import score_artifact
 from attar.evaluation.metrics import score
 from attar.evaluation.predict import predict_logits
-from attar.export.onnx import export_and_check, trace_rows
+from attar.exports import Exports
 from attar.facts import ArtifactFacts, RefusedFacts, TrainingFacts
 from attar.ground import Ground, Objective, Progress
 from attar.handover import withdraw
 from attar.hashing import hash_value
 from attar.recipe.objectives import HardLabelsSpec
-from attar.recipe.outcome import ExportSpec
 from attar.signals import Wanted
 from attar.stages import Stages
 from attar.storage import atomic_folder, atomic_write
 from attar.students.build import save_student
-from attar.tasks.base import Encoded, Processor
+from attar.tasks.base import Processor
 from attar.training.rows import LiveTeacher, TrainingRows
 from attar.training.train import train
 
@@ -72,11 +69,10 @@ def run_seed(ground: Ground, seed: int, folder: Path, stages: Stages, progress: 
     split = {
         part: {n.split("/")[1]: v for n, v in logits.items() if n.startswith(part)} for part in ("validation", "test")
     }
-    exports = [
-        _try_export(ground, spec, seed, folder, found.temperature, split, stages) for spec in ground.recipe.export
-    ]
-    artifacts = [one for one in exports if isinstance(one, ArtifactFacts)]
-    refused = [one for one in exports if isinstance(one, RefusedFacts)]
+    student = Exports(ground, seed, folder, found.temperature, split["validation"]["student"], stages)
+    made = [student.make(spec) for spec in ground.recipe.export]
+    artifacts = [one for one in made if isinstance(one, ArtifactFacts)]
+    refused = [one for one in made if isinstance(one, RefusedFacts)]
     return Seed(seed, folder, training, split["validation"], split["test"], found.temperature, artifacts, refused)
 
 
@@ -185,44 +181,6 @@ def _answer(ground: Ground, trained: Sequence[Role], folder: Path, file: Path) -
     atomic_write(file, buffer.getvalue())
     labelled = ground.splits.labelled and task.problem != "regression"
     return Answers(temperature=fit_temperature(logits["validation/student"], labels, task.problem) if labelled else 1.0)
-
-
-def _try_export(
-    ground: Ground, spec: ExportSpec, seed: int, folder: Path, temperature: float,
-    logits: dict[str, dict[str, np.ndarray]], stages: Stages,
-) -> ArtifactFacts | RefusedFacts:  # fmt: skip
-    """A file that cannot be handed over ends no run: the rest is measured, and the refusal is part of the record."""
-    try:
-        return _export(ground, spec, seed, folder, temperature, logits, stages)
-    except ExportError as error:
-        stages.say(f"WARNING: {error}")
-        failed = "parity" if isinstance(error, ParityError) else "export"
-        return RefusedFacts(kind=spec.kind, precision=spec.precision, seed=seed, failed=failed, reason=str(error))
-
-
-def _export(
-    ground: Ground, spec: ExportSpec, seed: int, folder: Path, temperature: float,
-    logits: dict[str, dict[str, np.ndarray]], stages: Stages,
-) -> ArtifactFacts:  # fmt: skip
-    out = folder / "export" / f"{spec.kind}-{spec.precision}"
-    name = f"{seed}/{spec.kind}-{spec.precision}"
-    key = [spec.model_dump(mode="json"), stages.key_of(f"{seed}/student"), temperature, ground.splits.hash]
-
-    def work() -> ArtifactFacts:
-        task, splits = ground.task, ground.splits
-        model, processor = ground.load(folder / "student")
-        encoded: list[Encoded] = [task.encode(r, processor) for r in (splits.train, splits.validation, splits.test)]
-        made = export_and_check(
-            model, task, processor, out, spec, calibration=encoded[0], parity=encoded[1],
-            parity_logits=logits["validation"]["student"], test=encoded[2], temperature=temperature, root=ground.out,
-            graph=trace_rows(model, task, processor, encoded[0], spec.opset),
-        )  # fmt: skip
-        scores = score_artifact(
-            task, made.logits, ground.teacher_logits(splits.test), encoded[2].labels, ground.recipe.report
-        )
-        return made.facts.model_copy(update=scores._asdict())
-
-    return stages.run(name, key, [out], ArtifactFacts, work)
 
 
 def limit_threads(count: int | None) -> int:

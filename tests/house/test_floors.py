@@ -17,7 +17,7 @@ FLOORS = [
     {"objectives", "teachers", "students"},
     {"training", "evaluation", "bench", "export", "governance", "testing"},
     {"report"},
-    {"run", "ground", "seeds", "certify", "stages", "handover", "finished"},
+    {"run", "ground", "seeds", "exports", "certify", "stages", "handover", "finished"},
     {"cli", "terminal", "door", "__init__"},
 ]
 FLOOR = {part: level for level, parts in enumerate(FLOORS) for part in parts}

@@ -99,14 +99,14 @@ def test_an_export_that_failed_is_no_matter_to_the_next(
     finished: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, out = finished
-    real = attar.seeds.export_and_check
+    real = attar.exports.export_and_check
 
     def int8_fails(*given: object, **named: object) -> object:
         if "int8" in str(given[3]):
             raise ExportError("int8 cannot be made here")
         return real(*given, **named)
 
-    monkeypatch.setattr(attar.seeds, "export_and_check", int8_fails)
+    monkeypatch.setattr(attar.exports, "export_and_check", int8_fails)
     with pytest.raises(ExportError, match="int8 cannot be made here"):
         export_again(out, "onnx", "int8", say=lambda _: None)
     assert [a.precision for a in load_whole(out).artifacts] == ["fp32"]

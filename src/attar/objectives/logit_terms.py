@@ -35,6 +35,7 @@ from attar.recipe.objectives import (
     HardLabelsSpec,
     JSDSpec,
     LogitMSESpec,
+    OnDistributions,
     ResponseSpec,
     ReverseKLSpec,
     SkewKLSpec,
@@ -44,18 +45,7 @@ from attar.recipe.objectives import (
 )
 
 Problem = Literal["single_label", "multi_label", "regression"]
-_Distribution = (
-    ForwardKLSpec
-    | ReverseKLSpec
-    | JSDSpec
-    | SkewKLSpec
-    | SkewReverseKLSpec
-    | AdaptiveKLSpec
-    | ToDiSpec
-    | AlphaBetaSpec
-    | TotalVariationSpec
-)
-LogitSpec = _Distribution | LogitMSESpec | HardLabelsSpec | OwnObjective
+LogitSpec = OnDistributions | LogitMSESpec | HardLabelsSpec | OwnObjective
 
 
 @dataclass(frozen=True)
@@ -83,7 +73,7 @@ def logit_term(name: str, spec: LogitSpec, problem: Problem, *, place: str) -> L
     return LogitTerm(row, "teacher")
 
 
-def _on_distributions(spec: _Distribution) -> RowFunction:
+def _on_distributions(spec: OnDistributions) -> RowFunction:
     match spec:
         case ForwardKLSpec():
             return forward_kl

@@ -160,7 +160,7 @@ class PythonSpec(ObjectiveSpec):
     temperature_power: int = Field(default=2, description="The term is multiplied by this power of the temperature.")
 
 
-AnyObjectiveSpec = Annotated[
+OnDistributions = (
     ForwardKLSpec
     | ReverseKLSpec
     | JSDSpec
@@ -170,27 +170,12 @@ AnyObjectiveSpec = Annotated[
     | ToDiSpec
     | AlphaBetaSpec
     | TotalVariationSpec
-    | LogitMSESpec
-    | HiddenSpec
-    | HardLabelsSpec,
-    Field(discriminator="kind"),
-]
+)
+"""Every `DistributionSpec`, so that a match over them is known to be whole."""
+_Written = OnDistributions | LogitMSESpec | HiddenSpec | HardLabelsSpec
+
+AnyObjectiveSpec = Annotated[_Written, Field(discriminator="kind")]
 """What a recipe can ask for by itself."""
 
-RecordedSpec = Annotated[
-    ForwardKLSpec
-    | ReverseKLSpec
-    | JSDSpec
-    | SkewKLSpec
-    | SkewReverseKLSpec
-    | AdaptiveKLSpec
-    | ToDiSpec
-    | AlphaBetaSpec
-    | TotalVariationSpec
-    | LogitMSESpec
-    | HiddenSpec
-    | HardLabelsSpec
-    | PythonSpec,
-    Field(discriminator="kind"),
-]
+RecordedSpec = Annotated[_Written | PythonSpec, Field(discriminator="kind")]
 """What a recipe can hold: functions of one's own too, as a record."""
