@@ -8,7 +8,6 @@ export/onnx-PRECISION/model.onnx     the graph; labels and temperature also stan
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from attar.export.parity import check_parity
 from attar.export.quantize import quantize
 from attar.export.runtime import MODEL, OnnxRunner, arrays, batches, single_rows
 from attar.facts import ArtifactFacts
+from attar.hashing import sha256
 from attar.recipe.outcome import OnnxSpec
 from attar.storage import atomic_folder, atomic_write
 from attar.tasks.base import Encoded, Processor, Task
@@ -110,7 +110,7 @@ def export_and_check(
         path=out.relative_to(root).as_posix(),
         bytes=sum(size for name, size in sizes.items() if name in OWN_FILES),
         tokenizer_bytes=sum(size for name, size in sizes.items() if name not in OWN_FILES),
-        sha256=_sha256(out / MODEL),
+        sha256=sha256(out / MODEL),
         quality=None,
         quality_interval=None,
         retention=None,
@@ -160,7 +160,7 @@ def _write(
         "inputs": runner.inputs,
         "outputs": runner.outputs,
         "opset": spec.opset,
-        "model": {"file": MODEL, "sha256": _sha256(folder / MODEL)},
+        "model": {"file": MODEL, "sha256": sha256(folder / MODEL)},
     }
     atomic_write(folder / CARD, json.dumps(card, indent=2) + "\n")
     config = getattr(model, "config", None)
@@ -174,7 +174,3 @@ def _write(
 def _spread(total: int, most: int) -> list[int]:
     """At most `most` of `total` row numbers, evenly spread."""
     return [int(row) for row in np.unique(np.linspace(0, total - 1, min(total, most)).round())]
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -42,12 +42,6 @@ def write_shard(folder: Path, name: str, keys: Sequence[str], signals: dict[str,
     return ShardFacts(name, hashlib.sha256(content).hexdigest(), len(content), len(keys))
 
 
-def hash_shard(path: Path) -> str:
-    """SHA-256 of a file, read in blocks."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def map_shard(path: Path, offers: Sequence[str], rows: int) -> dict[str, np.ndarray]:
     """Memory-mapped, read-only views of a shard: `keys` as bytes [n], each signal as float32 [n, width].
 

@@ -25,10 +25,10 @@ import numpy as np
 import torch
 
 from attar.errors import StorageError, StoreError
-from attar.hashing import canonical_json, hash_value
+from attar.hashing import canonical_json, hash_value, sha256
 from attar.signals import HiddenKey, Pool, Signals, Wanted
 from attar.storage import atomic_write
-from attar.teachers.shards import KEYS, ShardFacts, hash_shard, map_shard, remedy
+from attar.teachers.shards import KEYS, ShardFacts, map_shard, remedy
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -282,7 +282,7 @@ def _problem(file: Path, shard: ShardFacts) -> str | None:
     size = file.stat().st_size
     if size != shard.bytes:
         return f"{file}: this shard is damaged: it has {size} bytes, {shard.bytes} were written."
-    found = hash_shard(file)
+    found = sha256(file)
     if found != shard.sha256:
         return f"{file}: this shard is damaged: its SHA-256 is {found[:16]}..., {shard.sha256[:16]}... was written."
     return None
