@@ -211,6 +211,22 @@ def test_one_seed_reports_the_file_that_ships() -> None:
     render(bare)
 
 
+def test_means_and_files_are_told_apart() -> None:
+    said = "means over 3 seeds; the files are those of the seed that was best on validation"
+    assert said in Page(render(made_run())).text
+    assert "means over" not in Page(render(made_run(seeds=[]))).text
+
+
+def test_an_image_model_has_no_tokenizer_and_a_built_teacher_no_name() -> None:
+    run = made_run()
+    assert "tokenizer" in Page(render(run)).text
+
+    built = run.teacher.model_copy(update={"name": "config"})
+    text = Page(render(made_run(task="image_classification", teacher=built))).text
+    assert "image processor" in text
+    assert "(config)" not in text
+
+
 def test_a_slower_or_larger_student_is_called_so() -> None:
     run = made_run()
     slow = [a.model_copy(update={"latency": run.teacher.latency}) for a in run.artifacts]

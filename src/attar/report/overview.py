@@ -15,9 +15,11 @@ _BLANK = tag("span", say.DASH, class_="none")
 def header(run: RunFacts, title: str) -> Html:
     """The headline with its four figures."""
     what = f" {run.recipe['description']}" if run.recipe.get("description") else ""
+    # A teacher that was built from a configuration has no name of its own.
+    name = f" ({run.teacher.name})" if run.teacher.name != "config" else ""
     lede = (
         f"A student of {say.compact(run.student.params)} parameters, distilled from a teacher of "
-        f"{say.compact(run.teacher.params)} ({run.teacher.name}).{what}"
+        f"{say.compact(run.teacher.params)}{name}.{what}"
     )
     return tag(
         "header",
@@ -102,6 +104,10 @@ def models(run: RunFacts) -> Html:
             if run.control is not None
             else None,
             "The marked row is the smallest file: the one to ship. " if file else None,
+            f"Accuracies of student and control are means over {len(run.seeds)} seeds; the files are those of the seed "
+            "that was best on validation. "
+            if len(run.seeds) > 1
+            else None,
             " ".join(notes),
             class_="note",
         ),
@@ -284,10 +290,11 @@ def _model_row(run: RunFacts, role: str, label: str, facts: ModelFacts, of: Inte
 
 
 def _artifact_row(run: RunFacts, facts: ArtifactFacts) -> list[Child]:
+    beside = "image processor" if run.task == "image_classification" else "tokenizer"
     return [
         artifact_name(facts),
         _BLANK,
-        [say.size(facts.bytes), tag("span", f"+ {say.size(facts.tokenizer_bytes)} tokenizer", class_="note")]
+        [say.size(facts.bytes), tag("span", f"+ {say.size(facts.tokenizer_bytes)} {beside}", class_="note")]
         if facts.tokenizer_bytes
         else say.size(facts.bytes),
         _BLANK if run.quality.student is None else _quality(run.quality.metric, facts.quality, facts.quality_interval),
