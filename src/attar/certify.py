@@ -8,12 +8,9 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from attar.answers import agreement
 from attar.bench.flops import count_flops
 from attar.bench.measure import Latencies, Subject, latency, median_row
 from attar.bench.size import count_params, weight_bytes
-from attar.evaluation.evaluate import evaluate
-from attar.evaluation.metrics import score
 from attar.facts import (
     ArtifactFacts,
     BudgetFacts,
@@ -29,8 +26,9 @@ from attar.governance.lineage import collect
 from attar.governance.portable import portable_record
 from attar.ground import Ground
 from attar.handover import student_files
+from attar.judges import Judge, Told
 from attar.recipe.outcome import BudgetSpec, Limit
-from attar.seeds import Role, Seed
+from attar.seeds import Seed
 from attar.stages import Stages
 from attar.teachers.fitted import TEACHER
 
@@ -45,9 +43,11 @@ class Costs(BaseModel):
     notes: dict[str, str]
 
 
-def certify(ground: Ground, seeds: Sequence[Seed], chosen: Seed, stages: Stages, policy: PolicyFacts) -> RunFacts:
+def certify(
+    ground: Ground, judge: Judge, seeds: Sequence[Seed], chosen: Seed, stages: Stages, policy: PolicyFacts
+) -> RunFacts:
     """The record of the whole run; `chosen` is the seed whose files are handed over."""
-    found = _evaluate(ground, seeds)
+    found = _evaluate(judge, seeds)
     models = _models(ground, chosen)
     shaped_by = [
         stages.key_of(f"{chosen.seed}/answers"),
@@ -81,7 +81,7 @@ def certify(ground: Ground, seeds: Sequence[Seed], chosen: Seed, stages: Stages,
         policy=policy,
         lineage=collect(ground.recipe, ground.sources),
         stages=stages.done,
-        seeds=[_seed_facts(ground, seed) for seed in seeds] if len(seeds) > 1 else [],
+        seeds=[_seed_facts(ground, judge, seed) for seed in seeds] if len(seeds) > 1 else [],
         warnings=[*ground.warnings, *(one.reason for one in refused)],
     )
     return portable_record(facts, ground.out)
@@ -120,30 +120,8 @@ def _absolute(limit: Limit, whole: int) -> float:
     return float(limit) if isinstance(limit, int) else float(limit.rstrip("% ")) / 100 * whole
 
 
-def _evaluate(ground: Ground, seeds: Sequence[Seed]) -> EvaluationFacts:
-    splits, task = ground.splits, ground.task
-    teacher = {name: ground.teacher_logits(rows) for name, rows in _held_out(ground).items()}
-    names: list[Role] = list(seeds[0].training)
-    logits: dict[str, Any] = {"teacher": teacher["test"], **{n: [s.test[n] for s in seeds] for n in names}}
-    validation: dict[str, Any] = {
-        "teacher": teacher["validation"],
-        **{n: [s.validation[n] for s in seeds] for n in names},
-    }
-    labels = {name: task.encode(rows, ground.processor).labels for name, rows in _held_out(ground).items()}
-    return evaluate(
-        task,
-        logits,
-        labels["test"],
-        splits.test,
-        validation_logits=validation,
-        validation_labels=labels["validation"],
-        temperature=[s.temperature for s in seeds],
-        report=ground.recipe.report,
-    )
-
-
-def _held_out(ground: Ground) -> dict[str, Any]:
-    return {"validation": ground.splits.validation, "test": ground.splits.test}
+def _evaluate(judge: Judge, seeds: Sequence[Seed]) -> EvaluationFacts:
+    return judge.evaluate([Told(seed.validation, seed.test, seed.temperature) for seed in seeds])
 
 
 def _models(ground: Ground, chosen: Seed) -> dict[str, ModelFacts]:
@@ -177,7 +155,7 @@ def _measure(ground: Ground, chosen: Seed) -> Costs:
         if (place / "config.json").is_file():
             subjects[role] = Subject("folder", _arrays(batch), place, task.spec, task.labels)
         if role == "student":
-            for artifact in chosen.artifacts:
+            for artifact in (one for one in chosen.artifacts if one.kind == "onnx"):
                 taken = {name: value for name, value in _arrays(batch).items() if name in artifact.inputs}
                 file = ground.out / artifact.path / "model.onnx"
                 subjects[_key(artifact)] = Subject("onnx", taken, file, dtype=artifact.precision)
@@ -236,8 +214,8 @@ def _artifact_with_costs(artifact: ArtifactFacts, costs: Costs) -> ArtifactFacts
     return artifact.model_copy(update={"latency": measured, "latency_ms": None if measured is None else measured.value})
 
 
-def _seed_facts(ground: Ground, seed: Seed) -> SeedFacts:
-    one = _evaluate(ground, [seed])
+def _seed_facts(ground: Ground, judge: Judge, seed: Seed) -> SeedFacts:
+    one = _evaluate(judge, [seed])
     return SeedFacts(
         seed=seed.seed,
         path=seed.folder.relative_to(ground.out).as_posix(),
@@ -248,18 +226,3 @@ def _seed_facts(ground: Ground, seed: Seed) -> SeedFacts:
         validation=one.quality.validation.get("student"),
         artifacts={_key(a): a.quality for a in seed.artifacts if a.quality is not None},
     )
-
-
-def choose(seeds: Sequence[Seed], ground: Ground) -> Seed:
-    """The seed that is handed over: the best on validation, or the nearest to the teacher there without labels."""
-    task = ground.task
-    labels = task.encode(ground.splits.validation, ground.processor).labels
-    teacher = ground.teacher_logits(ground.splits.validation)
-
-    def worth(seed: Seed) -> float:
-        logits = seed.validation["student"]
-        if ground.splits.labelled:
-            return score(task.metric, logits, labels, task.problem)
-        return agreement(logits, teacher, task.problem)
-
-    return max(seeds, key=worth)

@@ -55,7 +55,9 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print the ver
 @app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="File to write.")] = Path("recipe.yaml"),
-    task: Annotated[str, typer.Option(help="text_classification or image_classification.")] = "text_classification",
+    task: Annotated[
+        str, typer.Option(help="text_classification, image_classification or causal_lm.")
+    ] = "text_classification",
     schema: Annotated[
         bool, typer.Option("--schema", help="Also write recipe.schema.json, which editors check against.")
     ] = False,

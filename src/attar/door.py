@@ -4,6 +4,7 @@ you hand over and needs no network.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +22,7 @@ from attar.recipe.objectives import AnyObjectiveSpec, ObjectiveSpec, PythonSpec
 from attar.run import run
 from attar.tasks.base import Processor
 
-RowLoss = Callable[[Tensor, Tensor], Tensor]
+RowLoss = Callable[..., Tensor]
 
 
 def distill(
@@ -61,7 +62,8 @@ def distill_models(
     `teacher`: any module whose forward takes the task's batches as keywords and answers with logits [N, C] or an object
     with `.logits`. `student`: such a module (it is copied, not changed), or a `student` section of a recipe as a dict.
     `dataset`: a `datasets.Dataset`, columns as lists, a list of rows, or several of these by split name.
-    `objectives`: specs, dicts, `OwnObjective`s, or plain functions (student_logits, teacher_logits) -> [N].
+    `objectives`: specs, dicts, `OwnObjective`s, or plain functions (student_logits, teacher_logits) -> [N], which are
+    given `labels` and `progress` too where they take them (see `OwnObjective`).
     `processor`: the tokenizer or image processor of both. `reason`: why you may distil this teacher; it is recorded.
     `task`, `training` and further sections (`export`, `budget`, `data`, …) are dicts as in a recipe; `task` defaults to
     text classification. Files are written below `out`. Raises as `distill`.
@@ -106,7 +108,9 @@ def _spec(fields: Mapping[str, Any]) -> AnyObjectiveSpec:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        return TypeAdapter[AnyObjectiveSpec](AnyObjectiveSpec).validate_python(dict(fields))
+        return TypeAdapter[AnyObjectiveSpec](AnyObjectiveSpec).validate_json(json.dumps(dict(fields)))
+    except TypeError as error:
+        raise RecipeError(f"objectives: {fields!r} holds more than text, numbers and lists: {error}.") from None
     except ValidationError as error:
         raise RecipeError(
             [f"objectives: {problem['msg']} (got {problem['input']!r})" for problem in error.errors()]

@@ -5,19 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+import torch
 from torch import nn
 
 from attar.errors import ExportError, ParityError
 from attar.evaluation.evaluate import score_artifact
+from attar.evaluation.language import agreement, divergence, score_file
+from attar.evaluation.tokens import COLUMN, TEACHER, Reader, ask_about_rows
 from attar.export.graph import Graph
+from attar.export.language import export_gguf, least_agreement
 from attar.export.onnx import export_and_check, trace_rows
-from attar.facts import ArtifactFacts, RefusedFacts
+from attar.facts import ArtifactFacts, ParityFacts, RefusedFacts
 from attar.ground import Ground
-from attar.recipe.outcome import ExportSpec
+from attar.recipe.outcome import ExportSpec, GGUFSpec
 from attar.stages import Stages
 from attar.tasks.base import Encoded, Processor
+from attar.tasks.causal_lm import CausalLM
+from attar.tasks.sequences import Sequences
 
 
 @dataclass(eq=False)
@@ -30,7 +37,9 @@ class Exports:
     temperature: float
     """Of the student's logits."""
     validation: np.ndarray
-    """The checkpoint's logits [N, C] of the validation rows."""
+    """What the checkpoint says of the validation rows, as the run's judge keeps it."""
+    teacher: np.ndarray
+    """What the teacher says of the test rows, likewise."""
     stages: Stages
 
     def make(self, spec: ExportSpec) -> ArtifactFacts | RefusedFacts:
@@ -48,6 +57,8 @@ class Exports:
             )
 
     def _make(self, spec: ExportSpec, out: Path) -> ArtifactFacts:
+        if isinstance(spec, GGUFSpec):
+            return self._make_gguf(spec, out)
         ground, (model, processor) = self.ground, self._student
         train, validation, test = self._encoded
         made = export_and_check(
@@ -55,9 +66,21 @@ class Exports:
             parity_logits=self.validation, test=test, temperature=self.temperature, root=ground.out,
             graph=self._graph(spec.opset),
         )  # fmt: skip
-        teacher = ground.teacher_logits(ground.splits.test)
-        scores = score_artifact(ground.task, made.logits, teacher, test.labels, ground.recipe.report)
+        scores = score_artifact(ground.task, made.logits, self.teacher, test.labels, ground.recipe.report)
         return made.facts.model_copy(update=scores._asdict())
+
+    def _make_gguf(self, spec: GGUFSpec, out: Path) -> ArtifactFacts:
+        ground, task, (model, processor) = self.ground, cast("CausalLM", self.ground.task), self._student
+        _, validation, test = cast("tuple[Sequences, Sequences, Sequences]", self._encoded)
+
+        def check(file: nn.Module, _: Processor) -> ParityFacts:
+            ours, theirs = Reader(file, validation, processor), Reader(model, validation, processor)
+            return _parity(ours, theirs, task, len(ground.splits.validation), least_agreement(spec))
+
+        made = export_gguf(model, processor, out, spec, name=ground.recipe.name, check=check, root=ground.out)
+        read = Reader(made.model, test, made.processor)
+        answers = ask_about_rows({}, read, task, len(ground.splits.test))[TEACHER]
+        return made.facts.model_copy(update=score_file(answers, self.teacher, ground.recipe.report)._asdict())
 
     @cached_property
     def _student(self) -> tuple[nn.Module, Processor]:
@@ -74,3 +97,15 @@ class Exports:
     @cache  # noqa: B019  (lives as long as a seed's exports)
     def _graph(self, opset: int) -> Graph:
         return trace_rows(self._student[0], self.ground.task, self._student[1], self._encoded[0], opset)
+
+
+def _parity(file: Reader, checkpoint: Reader, task: CausalLM, rows: int, bound: float) -> ParityFacts:
+    """A language model's file against its checkpoint, token by token; the logits themselves on the first sequence."""
+    table = ask_about_rows({"file": file}, checkpoint, task, rows)["file"]
+    inputs = task.batch(file.encoded, [0], file.processor)
+    with torch.inference_mode():
+        one, other = (cast("torch.Tensor", side.model(**inputs).logits) for side in (file, checkpoint))
+    return ParityFacts(
+        max_abs=float((one - other).abs().max()), agreement=agreement(table), kl=divergence(table),
+        n=int(table[:, COLUMN.compared].sum()), bound_max_abs=None, bound_agreement=bound,
+    )  # fmt: skip

@@ -90,7 +90,7 @@ class ExampleFacts(Facts):
 
 
 class QualityFacts(Facts):
-    """Quality on the test split, read once. Higher is better for every metric."""
+    """Quality on the test split, read once. Higher is better for every metric but perplexity."""
 
     metric: str
     n: int
@@ -260,16 +260,39 @@ class DataFacts(Facts):
     notes: list[str] = []
 
 
+class BalanceFacts(Facts):
+    """One objective, balanced before the first step."""
+
+    norm: float = Field(description="Of its gradient with respect to the student's parameters, at weight 1.")
+    factor: float = Field(description="Its weight was multiplied by this.")
+
+
+class LayerMapFacts(Facts):
+    """The layers that one objective compares, and how they were matched."""
+
+    how: Literal["given", "last", "uniform", "cka"]
+    pairs: list[tuple[int, int]] = Field(
+        description="(student, teacher): hidden states from 0, the embeddings' output; attention layers from 1."
+    )
+    similarities: list[float] = Field(default=[], description="`cka`: linear CKA of each pair, before training.")
+    rows: int | None = Field(default=None, description="`cka`: training rows on which layers were compared.")
+
+
 class TrainingFacts(Facts):
     """One training, student or control."""
 
     steps: int
     epochs: float
-    rows_per_second: float
+    rows_per_second: float = Field(description="Rows, or learned tokens, a second: see `counted`.")
+    counted: Literal["rows", "tokens"] = "rows"
     seconds: float
     curve: list[dict[str, float]] = Field(description="Logged points: step, loss, each term, validation metric.")
     best_step: int
     initial: dict[str, JsonValue] = Field(default={}, description="What was copied into the student at its birth.")
+    layers: dict[str, LayerMapFacts] = Field(default={}, description="By term that compares layers.")
+    balance: dict[str, BalanceFacts] = Field(
+        default={}, description="By objective, where training.balance is on: what the probe found."
+    )
 
 
 class SeedFacts(Facts):

@@ -12,27 +12,41 @@ from datasets import Dataset, Image
 from attar.answers import answers, probabilities
 from attar.data.load import load_split
 from attar.errors import DataError, ExportError, RecipeError
+from attar.evaluation.generate import complete
+from attar.evaluation.language import perplexity
 from attar.evaluation.metrics import score
 from attar.evaluation.predict import predict_logits
+from attar.evaluation.tokens import Reader, ask_about_rows
 from attar.export.runtime import OnnxRunner, single_rows
 from attar.facts import RunFacts
 from attar.handover import require_exports
 from attar.recipe import Recipe
 from attar.recipe.load import load_recipe, recipe_from
+from attar.recipe.task import CausalLMSpec, TextClassificationSpec
 from attar.report.load import load_run, load_whole, require_artifact
 from attar.run import run
 from attar.tasks import make_task
 from attar.tasks.base import Task
+from attar.tasks.causal_lm import CausalLM
+from attar.tasks.sequences import Sequences
+from attar.tasks.tokenizers import ready
+from attar.teachers.gguf import read_gguf
 from attar.teachers.origin import quiet
+
+_LONGEST = 256
+"""Tokens that a language model writes at most."""
 
 
 def answer(run_folder: Path, inputs: Sequence[str], artifact: str | None = None, top: int = 1) -> list[dict[str, Any]]:
     """The student's answers to texts or image files: {"input", "answers": [{"label", "score"}]}, best first.
 
     `artifact` names an exported file ("onnx-int8"); None asks the checkpoint. Probabilities are calibrated by the
-    temperature that was fitted on validation. For regression one answer with the number as its score.
+    temperature that was fitted on validation. For regression one answer with the number as its score. A language
+    model's answer is {"text"}: what it writes after the input, its likeliest token each time.
     """
     facts, recipe, task = _open(run_folder)
+    if isinstance(task, CausalLM):
+        return _written(run_folder, facts, task, inputs, artifact)
     logits = _logits(run_folder, facts, task, _rows(recipe, inputs), artifact)
     if task.problem == "regression":
         return [
@@ -55,12 +69,19 @@ def score_on(run_folder: Path, source: str, split: str | None = None) -> dict[st
     Raises DataError where the split is absent or has no labels.
     """
     _, recipe, task = _open(run_folder)
-    rows, labelled, name = load_split(recipe.task.model_copy(update={"labels": task.labels}), source, split)
-    if not labelled:
-        raise DataError(f"{source}: no label column {recipe.task.label!r}; there is nothing to score against.")
+    spec = recipe.task
+    if isinstance(spec, CausalLMSpec):
+        rows, _, name = load_split(spec, source, split)
+    else:
+        rows, labelled, name = load_split(spec.model_copy(update={"labels": task.labels}), source, split)
+        if not labelled:
+            raise DataError(f"{source}: no label column {spec.label!r}; there is nothing to score against.")
     with quiet():
         model, processor = task.load_model(run_folder / "student"), task.load_processor(run_folder / "student")
     encoded = task.encode(rows, processor)
+    if isinstance(encoded, Sequences):
+        own = ask_about_rows({}, Reader(model, encoded, processor), task, len(rows))["teacher"]
+        return {"source": source, "split": name, "metric": task.metric, "value": perplexity(own), "n": len(rows)}
     value = score(task.metric, predict_logits(model, task, encoded, processor), encoded.labels, task.problem)
     return {"source": source, "split": name, "metric": task.metric, "value": value, "n": len(encoded)}
 
@@ -81,6 +102,27 @@ def export_again(run_folder: Path, kind: str, precision: str, *, say: Callable[[
     return done
 
 
+def _written(
+    run_folder: Path, facts: RunFacts, task: CausalLM, inputs: Sequence[str], artifact: str | None
+) -> list[dict[str, Any]]:
+    with quiet():
+        if artifact is None:
+            model, processor = task.load_model(run_folder / "student"), task.load_processor(run_folder / "student")
+        else:
+            model, tokenizer = read_gguf(_file(run_folder, facts, artifact) / "model.gguf")
+            processor = ready(tokenizer, artifact, None)
+    written = complete(model, processor, [task.prompt_ids(text, processor) for text in inputs], longest=_LONGEST)
+    return [{"input": text, "answers": [{"text": one}]} for text, one in zip(inputs, written, strict=True)]
+
+
+def _file(run_folder: Path, facts: RunFacts, artifact: str) -> Path:
+    """The folder of an exported file. Raises ExportError, and AttarError where it was changed."""
+    made = {f"{a.kind}-{a.precision}": a for a in facts.artifacts}
+    if artifact not in made:
+        raise ExportError(f"{artifact!r} is not among this run's files: {', '.join(made) or 'none'}.")
+    return require_artifact(run_folder, made[artifact])
+
+
 def _open(run_folder: Path) -> tuple[RunFacts, Recipe, Task]:
     facts = load_whole(run_folder)
     recipe = load_recipe(run_folder / "recipe.yaml")
@@ -93,7 +135,7 @@ def _rows(recipe: Recipe, inputs: Sequence[str]) -> Dataset:
         if absent:
             raise DataError(f"{absent[0]}: no such image file.")
         return Dataset.from_dict({"image": list(inputs)}).cast_column("image", Image())
-    if recipe.task.text_pair is None:
+    if not isinstance(recipe.task, TextClassificationSpec) or recipe.task.text_pair is None:
         return Dataset.from_dict({"text": list(inputs)})
     pairs = [line.split("\t") for line in inputs]
     if any(len(pair) != 2 for pair in pairs):
@@ -106,9 +148,6 @@ def _logits(run_folder: Path, facts: RunFacts, task: Task, rows: Dataset, artifa
         with quiet():
             model, processor = task.load_model(run_folder / "student"), task.load_processor(run_folder / "student")
         return predict_logits(model, task, task.encode(rows, processor), processor)
-    made = {f"{a.kind}-{a.precision}": a for a in facts.artifacts}
-    if artifact not in made:
-        raise ExportError(f"{artifact!r} is not among this run's files: {', '.join(made) or 'none'}.")
-    folder = require_artifact(run_folder, made[artifact])
+    folder = _file(run_folder, facts, artifact)
     processor = task.load_processor(folder)
     return OnnxRunner(folder).logits(single_rows(task, task.encode(rows, processor), processor))

@@ -8,13 +8,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from attar.certify import certify, choose
+from attar.certify import certify
 from attar.facts import RunFacts
 from attar.governance.policy import decide_for, require_allowed
-from attar.ground import Ground, Handed, Progress, prepare
+from attar.ground import Ground, Handed, Progress
 from attar.handover import require_exports, sweep, withdraw, write
+from attar.judges import judge_of
 from attar.plan import make_plan
 from attar.plan.objectives import signals_mode
+from attar.preparing import prepare
 from attar.recipe import Recipe
 from attar.recipe.teacher import LocalTeacherSpec
 from attar.seeds import Seed, limit_threads, run_seed
@@ -51,14 +53,15 @@ def run(
                 say(f"WARNING: {warning}")
             stages = Stages(out / "store" / "stages", say)
             ground = prepare(recipe, out, stages, handed=given, policy=policy, progress=progress)
-            first = recipe.training.seed
+            judge, first = judge_of(ground), recipe.training.seed
             done = [
-                run_seed(ground, seed, out if seeds == 1 else out / "seeds" / str(seed), stages, progress)
+                run_seed(ground, judge, seed, out if seeds == 1 else out / "seeds" / str(seed), stages, progress)
                 for seed in range(first, first + seeds)
             ]
-            chosen = _hand_over(choose(done, ground), ground)
+            best = max(done, key=lambda seed: judge.worth(seed.validation))
+            chosen = _hand_over(best, ground)
             ground.warnings[:0] = plan.warnings
-            facts = certify(ground, done, chosen, stages, policy)
+            facts = certify(ground, judge, done, chosen, stages, policy)
             for seed in {seed.folder: seed for seed in [*done, chosen]}.values():
                 sweep(seed.folder, seed.training, _exports(seed))
             write(facts, recipe, out)

@@ -11,23 +11,22 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import BaseModel
-from torch import nn
 
-from attar.answers import agreement
-from attar.evaluation.calibration import fit_temperature
-from attar.evaluation.metrics import score
-from attar.evaluation.predict import predict_logits
 from attar.exports import Exports
 from attar.facts import ArtifactFacts, RefusedFacts, TrainingFacts
 from attar.ground import Ground, Objective, Progress
 from attar.handover import withdraw
 from attar.hashing import hash_value
+from attar.judges import PARTS, Judge, Loaded, shared_by
+from attar.layer_choice import layer_facts
 from attar.recipe.objectives import HardLabelsSpec
 from attar.signals import Wanted
 from attar.stages import Stages
 from attar.storage import atomic_folder, atomic_write
 from attar.students.build import save_student
-from attar.tasks.base import Processor
+from attar.students.student import Student
+from attar.tasks.base import Encoded
+from attar.tasks.causal_lm import CausalLM
 from attar.training.rows import LiveTeacher, TrainingRows
 from attar.training.train import train
 
@@ -35,7 +34,7 @@ Role = Literal["student", "control", "control_random"]
 
 
 class Answers(BaseModel):
-    """What the `answers` stage found besides the logits in its file."""
+    """What the `answers` stage found besides what stands in its file."""
 
     temperature: float
     """Of the student's logits, fitted on validation."""
@@ -49,27 +48,29 @@ class Seed:
     folder: Path
     training: dict[Role, TrainingFacts]
     validation: dict[str, np.ndarray]
-    """Logits [N, C] by role."""
+    """What the models said, by role and for `teacher`, as the run's judge keeps it."""
     test: dict[str, np.ndarray]
     temperature: float
     artifacts: list[ArtifactFacts]
     refused: list[RefusedFacts]
 
 
-def run_seed(ground: Ground, seed: int, folder: Path, stages: Stages, progress: Progress) -> Seed:
+def run_seed(ground: Ground, judge: Judge, seed: int, folder: Path, stages: Stages, progress: Progress) -> Seed:
     """Carry one seed from birth to exported files, below `folder`."""
     training: dict[Role, TrainingFacts] = {
-        role: _train(ground, role, seed, folder, stages, progress) for role in roles(ground)
+        role: _train(ground, judge, role, seed, folder, stages, progress) for role in roles(ground)
     }
     key = [stages.key_of(f"{seed}/{role}") for role in training] + [ground.splits.hash]
     file = folder / "checkpoints" / "answers.npz"
-    found = stages.run(f"{seed}/answers", key, [file], Answers, lambda: _answer(ground, list(training), folder, file))
+    found = stages.run(
+        f"{seed}/answers", key, [file], Answers, lambda: _answer(ground, judge, list(training), folder, file)
+    )
     with np.load(file) as arrays:
-        logits = {name: arrays[name] for name in arrays.files}
-    split = {
-        part: {n.split("/")[1]: v for n, v in logits.items() if n.startswith(part)} for part in ("validation", "test")
-    }
-    student = Exports(ground, seed, folder, found.temperature, split["validation"]["student"], stages)
+        said = {name: arrays[name] for name in arrays.files}
+    split = {part: {n.split("/")[1]: v for n, v in said.items() if n.startswith(part)} for part in PARTS}
+    student = Exports(
+        ground, seed, folder, found.temperature, split["validation"]["student"], split["test"]["teacher"], stages
+    )
     made = [student.make(spec) for spec in ground.recipe.export]
     artifacts = [one for one in made if isinstance(one, ArtifactFacts)]
     refused = [one for one in made if isinstance(one, RefusedFacts)]
@@ -87,13 +88,15 @@ def roles(ground: Ground) -> list[Role]:
     return found
 
 
-def _train(ground: Ground, role: Role, seed: int, folder: Path, stages: Stages, progress: Progress) -> TrainingFacts:
+def _train(
+    ground: Ground, judge: Judge, role: Role, seed: int, folder: Path, stages: Stages, progress: Progress
+) -> TrainingFacts:
     """The control is the student's recipe with the labels as its only objective; nothing else differs."""
     recipe = ground.recipe
     objectives: Sequence[Objective] = (
         ground.objectives if role == "student" else (HardLabelsSpec(kind="hard_labels", weight=1.0),)
     )
-    spec = recipe.training.model_copy(update={"seed": seed})
+    spec = recipe.training.model_copy(update={"seed": seed, **({} if role == "student" else {"balance": "off"})})
     recorded = recipe.objectives if role == "student" else objectives
     shaped_by: list[Any] = [
         recipe.student.model_dump(mode="json", exclude={"licence"}),
@@ -101,6 +104,7 @@ def _train(ground: Ground, role: Role, seed: int, folder: Path, stages: Stages, 
         spec.model_dump(mode="json", exclude={"control", "control_random", "tensorboard"}),
         recipe.task.model_dump(mode="json"),
         [ground.splits.hash, ground.signals_key, role, *ground.start],
+        *([ground.chosen.model_dump(mode="json")] if role == "student" and ground.chosen.maps else []),
     ]
     place = folder / role
 
@@ -122,65 +126,46 @@ def _train(ground: Ground, role: Role, seed: int, folder: Path, stages: Stages, 
                 student=encoded,
                 processor=student.processor,
                 signals=ground.reader(rows, terms.wanted_teacher) if needs and not live else None,
-                live=_live(ground, terms.wanted_teacher) if live else None,
+                live=_live(ground, student, encoded, terms.wanted_teacher) if live else None,
             ),
             spec,
             checkpoints,
             key=hash_value(shaped_by),
-            evaluate=_scorer(ground, student.processor),
+            evaluate=lambda model: judge.quality(model, student.processor),
             progress=progress,
             log=folder / "log.jsonl",
             phase=role,
         )
         with atomic_folder(place) as fresh:
             save_student(student.model.cpu(), student.processor, fresh)
-        initial = {**student.initial, "layer_pairs": {n: [list(p) for p in v] for n, v in terms.layer_pairs.items()}}
-        return facts.model_copy(update={"initial": initial})
+        layers = layer_facts(terms, objectives, ground.chosen)
+        return facts.model_copy(update={"initial": student.initial, "layers": layers})
 
     return stages.run(f"{seed}/{role}", shaped_by, [place], TrainingFacts, work)
 
 
-def _live(ground: Ground, wanted: Wanted) -> LiveTeacher:
+def _live(ground: Ground, student: Student, encoded: Encoded, wanted: Wanted) -> LiveTeacher:
+    """The teacher with its view of the rows, which is the student's own where both read by one processor."""
     assert ground.teacher is not None, "live signals need a model"
+    teacher, same = ground.teacher.model, student.processor is ground.processor
     return LiveTeacher(
-        model=ground.teacher.model,
-        encoded=ground.task.encode(ground.rows, ground.processor),
+        model=teacher.model if isinstance(ground.task, CausalLM) else teacher,
+        encoded=encoded if same else ground.task.encode(ground.rows, ground.processor),
         processor=ground.processor,
         wanted=ground.teacher.resolve(wanted),
+        outputs=shared_by(ground, student.model, student.processor),
     )
 
 
-def _scorer(ground: Ground, processor: Processor) -> Any:
-    """A model's quality on validation as a function: the metric, or without labels agreement with the teacher."""
-    task, rows = ground.task, ground.splits.validation
-    encoded = task.encode(rows, processor)
-    teacher = None if ground.splits.labelled else ground.teacher_logits(rows)
-
-    def evaluate(model: nn.Module) -> float:
-        logits = predict_logits(model, task, encoded, processor, device=ground.device)
-        if teacher is not None:
-            return agreement(logits, teacher, task.problem)
-        return score(task.metric, logits, encoded.labels, task.problem)
-
-    return evaluate
-
-
-def _answer(ground: Ground, trained: Sequence[Role], folder: Path, file: Path) -> Answers:
-    """Ask every trained model for validation and test, the latter this once, and fit the student's temperature."""
-    task = ground.task
-    logits: dict[str, np.ndarray] = {}
-    labels = np.empty(0)
-    for role in trained:
-        model, processor = ground.load(folder / role)
-        for part, rows in (("validation", ground.splits.validation), ("test", ground.splits.test)):
-            encoded = task.encode(rows, processor)
-            logits[f"{part}/{role}"] = predict_logits(model, task, encoded, processor)
-            labels = encoded.labels if part == "validation" else labels
+def _answer(ground: Ground, judge: Judge, trained: Sequence[Role], folder: Path, file: Path) -> Answers:
+    """Ask every trained model about validation and test, the latter this once, and fit the student's temperature."""
+    models = {str(role): Loaded(*ground.load(folder / role)) for role in trained}
+    said = {part: judge.ask(part, models) for part in PARTS}
     buffer = BytesIO()
-    np.savez(buffer, **logits)  # pyright: ignore[reportArgumentType]  # names hold a slash, no keyword of savez does
+    arrays = {f"{part}/{name}": array for part, found in said.items() for name, array in found.items()}
+    np.savez(buffer, **arrays)  # pyright: ignore[reportArgumentType]  # names hold a slash, no keyword of savez does
     atomic_write(file, buffer.getvalue())
-    labelled = ground.splits.labelled and task.problem != "regression"
-    return Answers(temperature=fit_temperature(logits["validation/student"], labels, task.problem) if labelled else 1.0)
+    return Answers(temperature=judge.temperature(said["validation"]))
 
 
 def limit_threads(count: int | None) -> int:

@@ -69,6 +69,24 @@ def atomic_write(path: Path, content: str | bytes) -> None:
 
 
 @contextmanager
+def atomic_file(path: Path) -> Generator[Path]:
+    """Yield a place beside `path` for a file that takes its place when the block ends well, and goes otherwise.
+
+    Raises StorageError.
+    """
+    with guard(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}{_PARTIAL}")
+        try:
+            yield partial
+            with partial.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
 def atomic_folder(path: Path) -> Generator[Path]:
     """Yield an empty folder beside `path` that takes its place when the block ends well. Raises StorageError."""
     with guard(path):

@@ -14,7 +14,10 @@ import torch
 from torch import Tensor
 
 from attar.errors import TrainingError
-from attar.objectives.reduction import RowFunction, RowTerm, Share, reduce_rows
+from attar.logits import Logits, Projection
+from attar.objectives.own import keywords
+from attar.objectives.reduction.rows import reduce_rows
+from attar.objectives.reduction.share import RowFunction, Share, Term
 
 __all__ = ["check_objective"]
 
@@ -35,11 +38,13 @@ def check_objective(
 ) -> None:
     """Raise AssertionError naming every law that `fn(student_logits [N, V], teacher_logits [N, V]) -> [N]` breaks.
 
+    Where its signature has them `fn` is also given `labels`, int64 [N]: the teacher's answer, and `progress`, 0.5.
+
     Always checked: one value a row, which depends on that row alone; what is masked or padded does not matter, NaN
-    included; a duplicated batch has the same mean; chunks and micro-batches add up to the whole, in loss and
-    gradient; everything masked gives exactly 0 and a zero gradient; a student's -inf where the teacher has
-    probability is an error that names row and token; no gradient reaches the teacher; bf16 inputs give the loss and
-    gradient of float64 within 1 %.
+    included; a duplicated batch has the same mean; chunks and micro-batches add up to the whole, and logits projected
+    block by block give what dense ones give, in loss and gradient; everything masked gives exactly 0 and a zero
+    gradient; a student's -inf where the teacher has probability is an error that names row and token; no gradient
+    reaches the teacher; bf16 inputs give the loss and gradient of float64 within 1 %.
 
     Checked unless you declare that it does not hold, which deserves a reason beside the call:
     `divergence`: never negative (rounding apart), and 0 where both sides agree.
@@ -54,7 +59,7 @@ def check_objective(
     generator = torch.Generator().manual_seed(seed)
     teacher = 2.0 * torch.randn(_ROWS, width, generator=generator, dtype=torch.float64)
     noise = torch.randn(_ROWS, width, generator=generator, dtype=torch.float64)
-    case = _Case(fn, teacher + noise, teacher, noise, temperature_power or 0)
+    case = _Case(_given(fn), teacher + noise, teacher, noise, temperature_power or 0)
     laws: list[tuple[str, Callable[[_Case], None], bool]] = [
         ("one value a row", _one_value_a_row, True),
         ("divergence", _divergence, divergence),
@@ -62,6 +67,7 @@ def check_objective(
         ("shift invariance", _shift, shift_invariant),
         ("duplication", _duplication, True),
         ("chunks and micro-batches add up", _parts_add_up, True),
+        ("projected in blocks as dense", _lazy_as_dense, True),
         ("everything masked", _all_masked, True),
         ("-inf on both sides", _infinite_on_both_sides, infinite),
         ("-inf on the student's side alone", _infinite_student, width > 1),
@@ -105,11 +111,23 @@ class _Case:
         """Loss and the student's gradient, through the reduction; `count` None: the rows kept here."""
         leaf = student.clone().requires_grad_()
         kept = len(student) if keep is None else int(keep.sum())
-        term = RowTerm("objective", self.fn, temperature=temperature, temperature_power=self.power)
+        term = Term("objective", self.fn, temperature=temperature, temperature_power=self.power)
         share = Share(term, teacher, keep, kept if count is None else count)
         total = reduce_rows(leaf, [share], chunk_rows=chunk_rows).total
         (gradient,) = torch.autograd.grad(total, leaf)
         return total.detach(), gradient
+
+
+def _given(fn: RowFunction) -> RowFunction:
+    """The function of both sides alone; what else it takes is told by the teacher's row, in whatever batch that is."""
+    names = keywords(fn)
+    fixed = {"progress": 0.5} if "progress" in names else {}
+
+    def of_both(student: Tensor, teacher: Tensor) -> Tensor:
+        given = {**fixed, "labels": teacher.detach().argmax(-1)} if "labels" in names else fixed
+        return fn(student, teacher, **given)
+
+    return of_both
 
 
 def _one_value_a_row(case: _Case) -> None:
@@ -168,6 +186,26 @@ def _parts_add_up(case: _Case) -> None:
         _same(torch.cat([part[1] for part in parts]), gradient, f"gradient of micro-batches of {size}")
 
 
+def _lazy_as_dense(case: _Case) -> None:
+    """Logits given as hidden states and a head: same loss, and gradients of both as autograd finds them."""
+    width = case.student.shape[1]
+    weight = torch.eye(width, dtype=torch.float64) + 0.1
+    hidden = torch.linalg.solve(weight, case.student.t()).t()
+    leaves = [part.clone().requires_grad_() for part in (hidden, weight)]
+    keep = torch.arange(_ROWS) % 3 != 1
+    term = Term("objective", case.fn, temperature_power=case.power)
+    lazy = Projection(leaves[0], leaves[1])
+
+    def gradients(logits: Logits, chunk_rows: int) -> list[Tensor]:
+        share = Share(term, case.teacher, keep, int(keep.sum()))
+        total = reduce_rows(logits, [share], chunk_rows=chunk_rows).total
+        return [total.detach(), *torch.autograd.grad(total, leaves)]
+
+    found = zip(gradients(lazy, 2), gradients(lazy.dense(), _ROWS), strict=True)
+    for what, (got, expected) in zip(("loss", "gradient of hidden", "gradient of weight"), found, strict=True):
+        _same(got, expected, f"{what} of a projection")
+
+
 def _all_masked(case: _Case) -> None:
     loss, gradient = case.reduce(case.student, case.teacher, keep=torch.zeros(_ROWS, dtype=torch.bool))
     _require(float(loss) == 0.0, f"the loss is {float(loss)}, not 0")
@@ -202,7 +240,7 @@ def _infinite_student(case: _Case) -> None:
 def _teacher_gradient(case: _Case) -> None:
     teacher = case.teacher.clone().requires_grad_()
     student = case.student.clone().requires_grad_()
-    share = Share(RowTerm("objective", case.fn), teacher, None, _ROWS)
+    share = Share(Term("objective", case.fn), teacher, None, _ROWS)
     reduce_rows(student, [share]).total.backward()
     _require(teacher.grad is None or bool((teacher.grad == 0).all()), "the teacher has a gradient")
 

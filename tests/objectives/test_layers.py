@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from attar.errors import PlanError, TrainingError
-from attar.objectives.hidden import mse_distance
-from attar.objectives.layers import Projected, layer_pairs, make_projector, token_rows
+from attar.objectives.terms.layers import layer_pairs, make_projector, project, token_rows, tokens_in_place
 
 PLACE = "objectives[1].layers"
 
@@ -66,9 +65,14 @@ def test_projector_is_seeded_and_leaves_the_global_random_state_alone() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_projected_computes_in_the_rows_precision(dtype: torch.dtype) -> None:
-    projected = Projected(mse_distance, make_projector(3, 5, seed=1, name="x").bfloat16())
-    assert projected(torch.randn(2, 3, dtype=dtype), torch.randn(2, 5, dtype=dtype)).dtype is dtype
+def test_projection_is_computed_in_the_rows_precision(dtype: torch.dtype) -> None:
+    projector = make_projector(3, 5, seed=1, name="x").bfloat16()
+    states = torch.randn(2, 3, dtype=dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        projected = project(states, projector)
+    assert projected.dtype is dtype
+    torch.testing.assert_close(projected, states @ projector.weight.to(dtype).T)
+    assert project(states, None) is states
 
 
 STATES = torch.arange(12.0).reshape(2, 3, 2)
@@ -101,6 +105,22 @@ def test_padding_may_differ(left: bool) -> None:
     mask = torch.cat((wide, MASK) if left else (MASK, wide), 1)
     ours, theirs, _ = token_rows(STATES, teacher, MASK, mask, name="hidden")
     assert torch.equal(ours, theirs)
+    leaf = STATES.clone().requires_grad_()
+    one, two, keep = tokens_in_place(leaf, teacher, MASK, mask, name="attention_relations")
+    assert keep is not None
+    assert keep.sum(1).tolist() == MASK.sum(1).tolist()
+    assert torch.equal(one, two), "tokens that count are in front, the rest is 0 on both sides"
+    one.sum().backward()
+    assert torch.equal(leaf.grad, MASK.unsqueeze(-1).expand_as(leaf))
+
+
+def test_places_stay_where_the_shapes_agree() -> None:
+    same = tokens_in_place(STATES, STATES + 1, None, None, name="attention_relations")
+    assert same[0] is STATES
+    assert same[2] is None
+    one, two, keep = tokens_in_place(STATES, STATES + 1, MASK, torch.ones(2, 3), name="attention_relations")
+    assert torch.equal(two, one + 1)
+    assert torch.equal(keep, MASK.bool())
 
 
 def test_different_tokens_are_refused_with_their_numbers() -> None:
@@ -108,3 +128,19 @@ def test_different_tokens_are_refused_with_their_numbers() -> None:
         token_rows(STATES, STATES, torch.ones(2, 3), MASK, name="hidden")
     with pytest.raises(TrainingError, match="row 0 has 2 tokens for the student, but 4"):
         token_rows(STATES, torch.zeros(2, 4, 2), MASK, None, name="hidden")
+
+
+def test_attention_layers_are_counted_from_one() -> None:
+    options = {"student": 2, "teacher": 12, "place": PLACE, "first": 1}
+    assert layer_pairs(((1, 1), (-1, -12)), **options) == ((1, 1), (2, 1))
+    assert layer_pairs("uniform", **options) == layer_pairs("uniform", student=2, teacher=12, place=PLACE)
+    with pytest.raises(PlanError) as error:
+        layer_pairs(((0, 12), (1, -13)), **options)
+    assert len(error.value.problems) == 2
+    assert "no attention layer 0; allowed are 1 to 2, or -1 (the last) to -2" in error.value.problems[0]
+
+
+def test_pairs_that_were_chosen() -> None:
+    assert layer_pairs("cka", student=2, teacher=12, place=PLACE, chosen=[(1, 4), (2, 9)]) == ((1, 4), (2, 9))
+    with pytest.raises(PlanError, match="`cka` needs rows"):
+        layer_pairs("cka", student=2, teacher=12, place=PLACE)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attar.objectives.terms import Terms
+from attar.objectives.terms.terms import Terms
 from attar.recipe.objectives import ForwardKLSpec, HardLabelsSpec, HiddenSpec
-from attar.signals import ask
+from attar.signals import Inside, ask
 from tiny import tiny_bert, tiny_image_model, tiny_tokenizer
 
 TEXTS = ["a rose is a rose", "oil", "distilled from petals of roses"]
@@ -26,10 +26,8 @@ def test_padding_does_not_matter_and_the_teacher_learns_nothing(pool: str) -> No
             HiddenSpec(kind="hidden", layers="uniform", pool=pool),
         ],
         problem="single_label",
-        student_widths=dict.fromkeys(range(3), 16),
-        teacher_widths=dict.fromkeys(range(4), 32),
-        student_layers=2,
-        teacher_layers=3,
+        student=Inside(dict.fromkeys(range(3), 16)),
+        teacher=Inside(dict.fromkeys(range(4), 32)),
         seed=0,
     )
     losses = []
@@ -52,10 +50,8 @@ def test_every_pixel_of_an_image_counts() -> None:
     terms = Terms(
         [HiddenSpec(kind="hidden", pool="none", distance="mse")],
         problem="single_label",
-        student_widths=dict.fromkeys(range(3), 16),
-        teacher_widths=dict.fromkeys(range(3), 16),
-        student_layers=2,
-        teacher_layers=2,
+        student=Inside(dict.fromkeys(range(3), 16)),
+        teacher=Inside(dict.fromkeys(range(3), 16)),
         seed=0,
     )
     ours = ask(model, {"pixel_values": images}, terms.wanted_student)

@@ -8,11 +8,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from attar.errors import TrainingError
-from attar.objectives.reduction import Reduced, RowTerm, Share, reduce_rows
+from attar.objectives.reduction.rows import reduce_rows
+from attar.objectives.reduction.share import Reduced, Share, Term
 from attar.objectives.response import forward_kl, jsd, logit_mse, reverse_kl
+from attar.objectives.sparse import sparse_kl, top_k
 from attar.objectives.supervised import cross_entropy
 
-KL = RowTerm("forward_kl", forward_kl, temperature_power=2)
+KL = Term("forward_kl", forward_kl, temperature_power=2)
 
 
 def batch(rows: int = 6, width: int = 5, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -21,7 +23,7 @@ def batch(rows: int = 6, width: int = 5, dtype: torch.dtype = torch.float64) -> 
     return student.requires_grad_(), teacher
 
 
-def one(student: Tensor, teacher: Tensor, term: RowTerm = KL, keep: Tensor | None = None, **options: int) -> Reduced:
+def one(student: Tensor, teacher: Tensor, term: Term = KL, keep: Tensor | None = None, **options: int) -> Reduced:
     count = len(student) if keep is None else int(keep.sum())
     return reduce_rows(student, [Share(term, teacher, keep, count)], **options)
 
@@ -30,7 +32,7 @@ def one(student: Tensor, teacher: Tensor, term: RowTerm = KL, keep: Tensor | Non
 @pytest.mark.parametrize("standardise", [False, True])
 def test_temperature_squared_on_every_branch(function, standardise: bool) -> None:
     student, teacher = batch()
-    term = RowTerm("x", function, temperature=3.0, temperature_power=2, standardise=standardise)
+    term = Term("x", function, temperature=3.0, temperature_power=2, standardise=standardise)
     scored = [(z - z.mean(-1, keepdim=True)) / (z.std(-1, keepdim=True) + 1e-7) for z in (student, teacher)]
     sides = scored if standardise else [student, teacher]
     torch.testing.assert_close(one(student, teacher, term).total, 9 * function(sides[0] / 3, sides[1] / 3).mean())
@@ -38,9 +40,9 @@ def test_temperature_squared_on_every_branch(function, standardise: bool) -> Non
 
 def test_the_temperature_power_is_the_terms_own() -> None:
     student, teacher = batch()
-    total = one(student, teacher, RowTerm("logit_mse", logit_mse, temperature=2.0)).total
+    total = one(student, teacher, Term("logit_mse", logit_mse, temperature=2.0)).total
     torch.testing.assert_close(total, logit_mse(student, teacher).mean() / 4)
-    cubed = one(student, teacher, RowTerm("x", logit_mse, temperature=2.0, temperature_power=3)).total
+    cubed = one(student, teacher, Term("x", logit_mse, temperature=2.0, temperature_power=3)).total
     torch.testing.assert_close(cubed, logit_mse(student, teacher).mean() * 2)
 
 
@@ -48,7 +50,7 @@ def test_weighted_sum_and_each_value_by_itself() -> None:
     student, teacher = batch()
     labels = torch.tensor([0, 1, -100, 2, -100, 4])
     keep = labels != -100
-    terms = [RowTerm("a", forward_kl, 0.7), RowTerm("b", cross_entropy, 0.3)]
+    terms = [Term("a", forward_kl, 0.7), Term("b", cross_entropy, 0.3)]
     reduced = reduce_rows(student, [Share(terms[0], teacher, None, 6), Share(terms[1], labels, keep, 4)])
     kl, ce = forward_kl(student, teacher).mean(), functional.cross_entropy(student, labels)
     torch.testing.assert_close(reduced.values, [kl.detach(), ce.detach()])
@@ -60,7 +62,7 @@ def test_chunks_change_nothing(chunk_rows: int) -> None:
     student, teacher = batch()
     labels, keep = torch.tensor([0, 9, 1, 9, 9, 2]), torch.tensor([1, 0, 1, 0, 0, 1]).bool()
     some = torch.tensor([0, 1, 1, 0, 0, 1]).bool()
-    shares = [Share(KL, teacher, some, 3), Share(RowTerm("labels", cross_entropy), labels, keep, 3)]
+    shares = [Share(KL, teacher, some, 3), Share(Term("labels", cross_entropy), labels, keep, 3)]
     whole, parts = reduce_rows(student, shares), reduce_rows(student, shares, chunk_rows=chunk_rows)
     torch.testing.assert_close(parts.total, whole.total)
     torch.testing.assert_close(parts.values, whole.values)
@@ -80,7 +82,7 @@ def test_everything_masked_is_zero_with_a_live_graph() -> None:
 
 def test_an_empty_share_beside_a_full_one() -> None:
     student, teacher = batch()
-    nothing = Share(RowTerm("labels", cross_entropy), torch.full((6,), -100), torch.zeros(6, dtype=torch.bool), 0)
+    nothing = Share(Term("labels", cross_entropy), torch.full((6,), -100), torch.zeros(6, dtype=torch.bool), 0)
     reduced = reduce_rows(student, [Share(KL, teacher, None, 6), nothing])
     assert reduced.values[1].item() == 0.0
     torch.testing.assert_close(reduced.total, forward_kl(student, teacher).mean())
@@ -123,7 +125,7 @@ def test_trap_teacher_with_gradient() -> None:
     """An own function that forgets to detach the teacher still sends it nothing."""
     student, _ = batch()
     teacher = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
-    one(student, teacher, RowTerm("own", lambda s, t: (s - t).square().sum(-1))).total.backward()
+    one(student, teacher, Term("own", lambda s, t: (s - t).square().sum(-1))).total.backward()
     assert teacher.grad is None
     assert student.grad is not None
 
@@ -192,7 +194,7 @@ def test_arithmetic_is_float32_under_autocast(dtype: torch.dtype) -> None:
         return forward_kl(s, t)
 
     with torch.autocast("cpu", torch.bfloat16):
-        total = one(student, teacher, RowTerm("spy", spy)).total
+        total = one(student, teacher, Term("spy", spy)).total
     assert set(seen) == {torch.float32}
     assert total.dtype is torch.float32
 
@@ -206,7 +208,7 @@ def test_student_without_mass_where_the_teacher_has_it_names_row_and_token() -> 
     broken[4, 2] = -torch.inf
     for function in (forward_kl, reverse_kl, jsd):
         with pytest.raises(TrainingError, match=r"objective: row 4: the student's logit of token 2 is -inf"):
-            one(broken, teacher, RowTerm("objective", function))
+            one(broken, teacher, Term("objective", function))
 
 
 def test_the_row_is_that_of_the_batch_whatever_is_masked_and_chunked() -> None:
@@ -214,7 +216,7 @@ def test_the_row_is_that_of_the_batch_whatever_is_masked_and_chunked() -> None:
     broken = student.detach().clone()
     broken[4, 2] = -torch.inf
     keep = torch.tensor([0, 1, 0, 1, 1, 0]).bool()
-    other = Share(RowTerm("other", forward_kl), student.detach(), torch.tensor([0, 1, 1, 1, 0, 0]).bool(), 3)
+    other = Share(Term("other", forward_kl), student.detach(), torch.tensor([0, 1, 1, 1, 0, 0]).bool(), 3)
     for shares in ([Share(KL, teacher, keep, 3)], [Share(KL, teacher, keep, 3), other], [Share(KL, teacher, None, 6)]):
         for chunk_rows in (None, 1, 2):
             with pytest.raises(TrainingError, match=r"row 4: .* token 2 "):
@@ -225,9 +227,9 @@ def test_teacher_without_mass_where_the_student_has_it() -> None:
     student, teacher = batch()
     teacher[1, 3] = -torch.inf
     assert torch.isfinite(one(student, teacher).total)
-    assert torch.isfinite(one(student, teacher, RowTerm("jsd", jsd)).total)
+    assert torch.isfinite(one(student, teacher, Term("jsd", jsd)).total)
     with pytest.raises(TrainingError, match="row 1: the value is inf"):
-        one(student, teacher, RowTerm("reverse_kl", reverse_kl))
+        one(student, teacher, Term("reverse_kl", reverse_kl))
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -242,10 +244,37 @@ def test_nan_and_inf_are_named(value: float, side: int) -> None:
 def test_a_function_that_is_not_one_value_a_row_is_told_so() -> None:
     student, teacher = batch()
     with pytest.raises(TrainingError, match=r"gave shape \[6, 5\] for 6 rows"):
-        one(student, teacher, RowTerm("own", lambda s, t: s - t))
+        one(student, teacher, Term("own", lambda s, t: s - t))
 
 
 def test_rows_of_both_sides_must_match() -> None:
     student, teacher = batch()
     with pytest.raises(TrainingError, match="6 student rows, but 4 target rows"):
         one(student, teacher[:4])
+
+
+def test_infinities_on_both_sides_cost_no_second_pass() -> None:
+    """Masked tokens are legal: only a student's -inf where the teacher is finite is looked into."""
+    student, teacher = batch()
+    asked: list[int] = []
+
+    def counted(s: Tensor, t: Tensor) -> Tensor:
+        asked.append(len(s))
+        return forward_kl(s, t)
+
+    masked = student.detach().clone()
+    masked[:, 1] = teacher[:, 1] = -torch.inf
+    one(masked.requires_grad_(), teacher, Term("counted", counted))
+    assert asked == [6]
+
+
+def test_a_list_as_wide_as_the_vocabulary_is_no_row_of_logits() -> None:
+    """Its columns are tokens in the list's own order: the student's -inf stands in another one than the teacher's."""
+    student, teacher = batch()
+    masked = student.detach().clone()
+    masked[:, 0] = teacher[:, 0] = -torch.inf
+    listed = top_k(teacher, 5)
+    term = Term("sparse_kl", sparse_kl, listed=True)
+    given = {"token_ids": listed.token_ids}
+    total = reduce_rows(masked.requires_grad_(), [Share(term, listed.log_probs, None, 6, given)]).total
+    torch.testing.assert_close(total, forward_kl(masked, teacher).mean())

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from attar.errors import PlanError, TrainingError
-from attar.objectives.hidden import cosine_distance, mse_distance
+from attar.objectives.feature import cosine_distance, mse_distance
 from attar.objectives.own import OwnObjective
 from attar.objectives.response import forward_kl, jsd, logit_mse, reverse_kl
-from attar.objectives.terms import Loss, Terms
+from attar.objectives.terms.terms import Loss, Terms
 from attar.objectives.transform import standardise_logits
 from attar.recipe.objectives import (
     ForwardKLSpec,
@@ -25,7 +25,7 @@ from attar.recipe.objectives import (
     LogitMSESpec,
     ReverseKLSpec,
 )
-from attar.signals import HiddenKey, Signals, Wanted
+from attar.signals import HiddenKey, Inside, Signals, Wanted
 
 N, C, T = 6, 4, 3
 STUDENT_WIDTHS, TEACHER_WIDTHS = {0: 2, 1: 3, 2: 3}, {0: 5, 1: 5, 2: 5, 3: 5, 4: 3}
@@ -35,10 +35,8 @@ def make(*specs, problem="single_label", seed: int = 0) -> Terms:
     return Terms(
         specs,
         problem=problem,
-        student_widths=STUDENT_WIDTHS,
-        teacher_widths=TEACHER_WIDTHS,
-        student_layers=2,
-        teacher_layers=4,
+        student=Inside(STUDENT_WIDTHS),
+        teacher=Inside(TEACHER_WIDTHS),
         seed=seed,
     )
 
@@ -213,16 +211,16 @@ def test_no_label_at_all_is_zero_with_a_live_graph(problem: str, given: bool) ->
 def test_hidden_averages_over_pairs_and_projects_where_widths_differ() -> None:
     terms = make(HiddenSpec(kind="hidden", layers=((1, 1), (-1, -1)), distance="mse", weight=0.5))
     assert terms.layer_pairs == {"hidden": ((1, 1), (2, 4))}
-    assert list(terms.projectors) == ["hidden_1_1"]
+    assert list(terms.parts["hidden"].projectors) == ["1_1"]
     student, teacher = both()
     loss = ask(terms, student, teacher)
-    projected = student.hidden[HiddenKey(1, "mean")] @ terms.projectors["hidden_1_1"].weight.double().T
+    projected = student.hidden[HiddenKey(1, "mean")] @ terms.parts["hidden"].projectors["1_1"].weight.double().T
     first = mse_distance(projected, teacher.hidden[HiddenKey(1, "mean")]).mean()
     second = mse_distance(student.hidden[HiddenKey(2, "mean")], teacher.hidden[HiddenKey(4, "mean")]).mean()
     torch.testing.assert_close(loss.terms["hidden"], ((first + second) / 2).detach())
     torch.testing.assert_close(loss.total, 0.25 * (first + second))
     loss.total.backward()
-    assert terms.projectors["hidden_1_1"].weight.grad.abs().sum() > 0
+    assert terms.parts["hidden"].projectors["1_1"].weight.grad.abs().sum() > 0
 
 
 def test_projectors_are_checkpointed_and_the_same_for_the_same_seed() -> None:
@@ -231,9 +229,10 @@ def test_projectors_are_checkpointed_and_the_same_for_the_same_seed() -> None:
     first, state = make(spec, seed=3), torch.get_rng_state()
     torch.manual_seed(1)
     again = make(ForwardKLSpec(kind="forward_kl"), spec, seed=3)
-    assert first.state_dict().keys() == {"projectors.hidden_1_2.weight"}
-    assert torch.equal(first.projectors["hidden_1_2"].weight, again.projectors["hidden_1_2"].weight)
-    assert not torch.equal(first.projectors["hidden_1_2"].weight, make(spec, seed=4).projectors["hidden_1_2"].weight)
+    assert first.state_dict().keys() == {"parts.hidden.projectors.1_2.weight"}
+    weights = [terms.parts["hidden"].projectors["1_2"].weight for terms in (first, again, make(spec, seed=4))]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
     torch.manual_seed(0)
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -243,8 +242,8 @@ def test_a_copy_uses_its_own_projectors() -> None:
     student, teacher = both()
     for other in (copy.deepcopy(terms), pickle.loads(pickle.dumps(terms))):
         ask(other, student, teacher).total.backward()
-        assert other.projectors["hidden_1_2"].weight.grad is not None
-        assert terms.projectors["hidden_1_2"].weight.grad is None
+        assert other.parts["hidden"].projectors["1_2"].weight.grad is not None
+        assert terms.parts["hidden"].projectors["1_2"].weight.grad is None
 
 
 def test_tokens_are_masked_and_counted() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 
-from attar.plan.sizes import count
+from attar.plan.sizes import count, count_language
 from attar.plan.transformers_source import config_fields, model_types, training_fields
 
 SMALL = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 100}
@@ -32,7 +32,35 @@ def test_the_formula_counts_what_transformers_builds(fields: dict) -> None:
     assert counted.params(fields.get("vocab_size", 0), 5) == sum(p.numel() for p in model.parameters())
 
 
+DECODER = {**SMALL, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 99}
+DECODERS = [
+    {"model_type": "llama", **DECODER},
+    {"model_type": "llama", **DECODER, "attention_bias": True, "mlp_bias": True, "head_dim": 8},
+    {"model_type": "llama", **SMALL, "vocab_size": 99, "tie_word_embeddings": True},
+    {"model_type": "mistral", **DECODER, "head_dim": 8},
+    {"model_type": "qwen2", **DECODER, "tie_word_embeddings": True},
+    {"model_type": "qwen3", **DECODER},
+    {"model_type": "qwen3", **DECODER, "attention_bias": True, "head_dim": 16},
+    {"model_type": "smollm3", **DECODER, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+    {"model_type": "smollm3", **DECODER, "pad_token_id": None, "tie_word_embeddings": False, "mlp_bias": True},
+]
+
+
+@pytest.mark.parametrize("fields", DECODERS, ids=lambda fields: str(fields["model_type"]))
+def test_the_formula_of_a_language_model_counts_what_transformers_builds(fields: dict) -> None:
+    config = transformers.AutoConfig.for_model(**fields)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    counted = count_language(fields)
+    assert counted is not None
+    assert counted.params(99, 0) == sum(p.numel() for p in model.parameters())
+    maps = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
+    assert counted.flops(1) == 2 * maps
+
+
 def test_an_unknown_family_is_not_guessed() -> None:
+    assert count_language({"model_type": "bert", **SMALL}) is None
+    assert count_language({"model_type": "llama", "hidden_size": "wide"}) is None
     assert count({"model_type": "mamba", "hidden_size": 8}) is None
     assert count({"model_type": "bert", "hidden_size": "wide"}) is None
 

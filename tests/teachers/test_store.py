@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from attar.errors import StorageError, StoreError
+from attar.hashing import sha256
 from attar.signals import HiddenKey, Wanted
+from attar.teachers import shards as shards_module
 from attar.teachers import store as store_module
 from attar.teachers.shards import write_shard
 from attar.teachers.store import Manifest, offers_of, open_store, prune, show, verify, wanted_of
@@ -151,8 +153,8 @@ def test_damage_is_named_and_pruned(folder, damage, message):
 
 def test_intact_shards_are_hashed_once_not_in_each_process(folder, monkeypatch):
     hashed: list[str] = []
-    real = store_module.sha256
-    monkeypatch.setattr(store_module, "sha256", lambda f: hashed.append(f.name) or real(f))
+    real = shards_module.sha256
+    monkeypatch.setattr(shards_module, "sha256", lambda f: hashed.append(f.name) or real(f))
     open_store(folder)
     assert len(hashed) == 3
     open_store(folder)
@@ -208,7 +210,7 @@ def test_a_shard_of_another_shape_than_the_manifest_says(folder):
 def test_a_file_that_is_no_safetensors(folder):
     content = json.loads((folder / "manifest.json").read_text())
     (folder / "s1.safetensors").write_bytes(b"not a tensor file at all")
-    content["shards"][1] |= {"sha256": store_module.sha256(folder / "s1.safetensors"), "bytes": 24}
+    content["shards"][1] |= {"sha256": sha256(folder / "s1.safetensors"), "bytes": 24}
     (folder / "manifest.json").write_text(json.dumps(content))
     with pytest.raises(StoreError, match=r"s1\.safetensors: this shard is truncated or not a safetensors file"):
         open_store(folder)

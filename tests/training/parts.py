@@ -13,11 +13,11 @@ from datasets import Dataset
 from torch import nn
 
 from attar.facts import TrainingFacts
-from attar.objectives.terms import Terms
+from attar.objectives.terms.terms import Terms
 from attar.recipe.objectives import ForwardKLSpec, HardLabelsSpec, HiddenSpec
 from attar.recipe.task import TextClassificationSpec
 from attar.recipe.training import TrainingSpec
-from attar.signals import HiddenKey, Signals
+from attar.signals import HiddenKey, Inside, Signals
 from attar.tasks import make_task
 from attar.tasks.base import Encoded, Task
 from attar.training.rows import TrainingRows
@@ -79,10 +79,8 @@ def make_terms(*specs: Any, teacher_width: int = TEACHER_WIDTH) -> Terms:
     return Terms(
         list(chosen),
         problem="single_label",
-        student_widths=dict.fromkeys(range(3), 32),
-        teacher_widths=dict.fromkeys(range(3), teacher_width),
-        student_layers=2,
-        teacher_layers=2,
+        student=Inside(dict.fromkeys(range(3), 32)),
+        teacher=Inside(dict.fromkeys(range(3), teacher_width)),
         seed=0,
     )
 
@@ -104,3 +102,17 @@ def fit(
 
 def same_bits(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+class Interrupted(nn.Module):
+    """The student, with Ctrl-C in a forward pass of training."""
+
+    def __init__(self, call: int | None) -> None:
+        super().__init__()
+        self.inner, self.call, self.calls = student(dropout=0.1), call, 0
+
+    def forward(self, **inputs: torch.Tensor) -> object:
+        self.calls += self.training
+        if self.calls == self.call:
+            raise KeyboardInterrupt
+        return self.inner(**inputs)

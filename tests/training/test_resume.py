@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from attar.recipe.training import TrainingSpec
-from training.parts import fit, same_bits, spec, student
+from training.parts import Interrupted, fit, same_bits, spec, student
 
 # 10 steps, 5 an epoch; checkpoints at steps 2, 4, 6, 8, 10; evaluations too, before the checkpoints.
 TRAINING = spec(token_dropout=0.2, evaluations=5, checkpoints=5)
@@ -153,17 +153,3 @@ def test_a_resume_at_the_end_of_an_epoch(tmp_path: Path) -> None:
     model = Interrupted(None)
     fit(tmp_path / "b", training, model, evaluate=quality)
     assert same_bits(dict(model.inner.state_dict()), {n: v for n, v in weights.items() if not n.startswith("terms.")})
-
-
-class Interrupted(nn.Module):
-    """The student, with Ctrl-C in a forward pass of training."""
-
-    def __init__(self, call: int | None) -> None:
-        super().__init__()
-        self.inner, self.call, self.calls = student(dropout=0.1), call, 0
-
-    def forward(self, **inputs: torch.Tensor) -> object:
-        self.calls += self.training
-        if self.calls == self.call:
-            raise KeyboardInterrupt
-        return self.inner(**inputs)

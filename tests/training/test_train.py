@@ -112,7 +112,7 @@ def test_only_matrices_outside_norms_decay(tmp_path: Path) -> None:
     assert trainer.get_decay_parameter_names(Small()) == ["conv.weight", "head.weight"]
     names = trainer.get_decay_parameter_names(trainer.distil)
     assert "student.bert.embeddings.word_embeddings.weight" in names
-    assert "terms.projectors.hidden_2_2.weight" in names
+    assert "terms.parts.hidden.projectors.2_2.weight" in names
     assert not any("LayerNorm" in name or name.endswith("bias") for name in names)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -10,9 +11,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.parts import fit, spec, student
+from attar.recipe.objectives import HardLabelsSpec, HiddenSpec, SampledKLSpec, TAIDSpec, WeightSchedule
+from training.parts import fit, make_terms, spec, student
 
 TESTS = Path(__file__).parents[1]
+SPECS = (
+    TAIDSpec(kind="taid", alpha=0.8, beta=0.9),
+    SampledKLSpec(kind="sampled_kl", samples=4, weight=WeightSchedule(start=0.5, end=1.0)),
+    HiddenSpec(kind="hidden"),
+    HardLabelsSpec(kind="hard_labels", weight=0.5),
+)
+"""With a target that follows the loss of both processes, random draws, and weights that the first process balances."""
+BALANCE, PROBES = "gradient_norm", 24
+"""The first process asks the model for each term, in the three steps of an epoch, two micro-batches each."""
 
 
 def torchrun(out: Path, *, stop: int = 0) -> subprocess.CompletedProcess[str]:
@@ -33,7 +44,7 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     done = torchrun(tmp_path / "two")
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
-    _, one = fit(tmp_path / "one", spec(batch_size=16), student().double())
+    _, one = fit(tmp_path / "one", spec(batch_size=16, balance=BALANCE), student().double(), terms=make_terms(*SPECS))
     for rank in (0, 1):
         two = weights(tmp_path / "two", rank)
         for name, value in one.items():
@@ -57,15 +68,17 @@ def main() -> None:
     out, stop = Path(sys.argv[1]), int(sys.argv[2])
     torch.set_num_threads(1)
     model = student(dropout=0.0 if out.name == "two" else 0.1).double()
-    steps = iter(range(1, 100))
+    steps = itertools.count(1 - PROBES)
 
     def count(*_: object) -> None:
-        if model.training and next(steps) == stop:
+        if model.training and next(steps) == stop > 0 and os.environ["RANK"] == "0":  # it writes the checkpoints
             os._exit(9)
 
     model.register_forward_pre_hook(count)
-    training = spec(batch_size=8, checkpoints=2, token_dropout=0.0)
-    _, final = fit(out / "checkpoints", training, model, evaluate=lambda m: 0.5, log=out / "log.jsonl")
+    training = spec(batch_size=8, checkpoints=2, token_dropout=0.0, balance=BALANCE)
+    _, final = fit(
+        out / "checkpoints", training, model, evaluate=lambda m: 0.5, log=out / "log.jsonl", terms=make_terms(*SPECS)
+    )
     torch.save(final, out / f"weights-{os.environ['RANK']}.pt")
 
 

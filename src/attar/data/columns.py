@@ -1,5 +1,5 @@
-"""From a raw split to checked rows in the one form that tasks read: `text` (`text_pair`) or `image`, `label`,
-`origin`, `slice`.
+"""From a raw split to checked rows in the one form that tasks read: `text` (`text_pair`), `image`, or of language
+models `text` (`prompt`) or `messages`; and `label`, `origin`, `slice`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 from datasets.table import InMemoryTable
 
+from attar.data.chats import written_chats
 from attar.data.images import decoded, pixel_key, stored_images
 from attar.data.overlap import text_key
 from attar.data.raw import ArrowColumn, RawSplit, describe_rows
 from attar.errors import DataError
 from attar.hashing import hash_bytes, hash_value
-from attar.recipe.task import ImageClassificationSpec, TaskSpec
+from attar.recipe.task import CausalLMSpec, ImageClassificationSpec, TaskSpec
 
 Origin = Literal["train", "augmented", "unlabelled"]
 """Where a row comes from: the data itself (any split), an augmentation, or a source without labels."""
@@ -82,6 +83,8 @@ def read_rows(raw: RawSplit, task: TaskSpec, labels: np.ndarray, base: Path | No
         images = stored_images(raw, task.image, base)
         keys = [pixel_key(pixels) for pixels in decoded(images, lambda row: f"{raw.place}, row {row}")]
         return Rows(canonical({"image": images}, labels, origin, slices), labels, keys)
+    if isinstance(task, CausalLMSpec):
+        return _sequences(raw, task, labels, origin, slices)
     texts = _texts(raw, task.text, "task.text")
     if task.text_pair is None:
         return text_rows(texts, None, labels, origin, slices)
@@ -96,6 +99,28 @@ def text_rows(
         return Rows(canonical({"text": texts}, labels, origin, slices), labels, [text_key(text) for text in texts])
     keys = [text_key(text, pair) for text, pair in zip(texts, pairs, strict=True)]
     return Rows(canonical({"text": texts, "text_pair": pairs}, labels, origin, slices), labels, keys)
+
+
+def _sequences(raw: RawSplit, task: CausalLMSpec, labels: np.ndarray, origin: Origin, slices: list[str] | None) -> Rows:
+    """Rows of a language model: a text, a prompt with its answer, or a chat (as JSON)."""
+    if task.messages is not None:
+        raw.require(task.messages, "task.messages")
+        columns = {"messages": written_chats(raw, task.messages)}
+    else:
+        columns = {name: _texts(raw, column, f"task.{name}") for name, column in task.columns.items()}
+        if task.prompt is not None:
+            _require_answers(raw, task.text, columns["text"])
+    keys = [text_key(*texts) for texts in zip(*columns.values(), strict=True)]
+    return Rows(canonical(columns, labels, origin, slices), labels, keys)
+
+
+def _require_answers(raw: RawSplit, name: str, answers: list[str]) -> None:
+    empty = [(row, answer) for row, answer in enumerate(answers) if not answer.strip()]
+    if empty:
+        raise DataError(
+            f'{raw.place}: column "{name}" must hold an answer to each prompt (task.text), got {describe_rows(empty)}. '
+            "Fill them in or remove the rows: there is nothing to learn from an empty answer."
+        )
 
 
 def _texts(raw: RawSplit, name: str, setting: str) -> list[str]:

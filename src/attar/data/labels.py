@@ -18,7 +18,7 @@ import numpy as np
 from attar.data.raw import RawSplit, describe_rows
 from attar.errors import DataError
 from attar.recipe.nearest import did_you_mean, listed, nearest
-from attar.recipe.task import TaskSpec, TextClassificationSpec
+from attar.recipe.task import CausalLMSpec, ClassificationSpec, TaskSpec, TextClassificationSpec
 
 NO_LABEL = -100
 """Id of a row without a label."""
@@ -43,8 +43,13 @@ def problem_of(task: TaskSpec) -> str:
 
 
 def read_labels(task: TaskSpec, splits: Mapping[str, RawSplit]) -> Labels:
-    """Labels of every split. Data without a label column is unlabelled. Raises DataError."""
+    """Labels of every split. Data without a label column is unlabelled. Raises DataError.
+
+    Of a language model the text itself is what is learned: its rows count as labelled, and no row has a label.
+    """
     problem = problem_of(task)
+    if isinstance(task, CausalLMSpec):
+        return Labels((), True, {split: no_labels(problem, len(raw), 0) for split, raw in splits.items()})
     names = task.labels
     if names is not None and len(set(names)) != len(names):
         raise DataError(f"task.labels: each name may stand once, got {listed(names)}.")
@@ -73,7 +78,7 @@ def no_labels(problem: str, rows: int, width: int) -> np.ndarray:
             return np.full(rows, NO_LABEL, dtype=np.int64)
 
 
-def _labelled(task: TaskSpec, splits: Mapping[str, RawSplit]) -> bool:
+def _labelled(task: ClassificationSpec, splits: Mapping[str, RawSplit]) -> bool:
     having = [split for split, raw in splits.items() if task.label in raw.columns]
     if having:
         for raw in splits.values():
@@ -92,7 +97,7 @@ def _labelled(task: TaskSpec, splits: Mapping[str, RawSplit]) -> bool:
     return False
 
 
-def _single(task: TaskSpec, splits: Mapping[str, RawSplit]) -> Labels:
+def _single(task: ClassificationSpec, splits: Mapping[str, RawSplit]) -> Labels:
     cells = {split: _single_cells(raw, task.label) for split, raw in splits.items()}
     ids = _ids_by_value({value for values in cells.values() for value in values}, task, splits)
     names = _names(ids, task, splits)
@@ -152,7 +157,7 @@ def _named(values: list[Label], names: list[str] | None, raw: RawSplit, column: 
     return [names[v] if isinstance(v, int) else v for v in values]
 
 
-def _ids_by_value(values: set[Label], task: TaskSpec, splits: Mapping[str, RawSplit]) -> dict[Label, int]:
+def _ids_by_value(values: set[Label], task: ClassificationSpec, splits: Mapping[str, RawSplit]) -> dict[Label, int]:
     names = task.labels or _feature_names(task, splits)
     if names is None:
         numeric = all(isinstance(value, int) for value in values)
@@ -171,7 +176,7 @@ def _ids_by_value(values: set[Label], task: TaskSpec, splits: Mapping[str, RawSp
     )
 
 
-def _feature_names(task: TaskSpec, splits: Mapping[str, RawSplit]) -> tuple[str, ...] | None:
+def _feature_names(task: ClassificationSpec, splits: Mapping[str, RawSplit]) -> tuple[str, ...] | None:
     found = [_class_names(raw, task.label) for raw in splits.values()]
     if not all(found):
         return None
@@ -183,7 +188,7 @@ def _is_whole(text: str) -> bool:
     return text.removeprefix("-").isdecimal() and text.isascii() and str(int(text)) == text
 
 
-def _names(ids: dict[Label, int], task: TaskSpec, splits: Mapping[str, RawSplit]) -> tuple[str, ...]:
+def _names(ids: dict[Label, int], task: ClassificationSpec, splits: Mapping[str, RawSplit]) -> tuple[str, ...]:
     fixed = task.labels or _feature_names(task, splits)
     return (
         fixed if fixed is not None else tuple(str(value) for value, _ in sorted(ids.items(), key=lambda item: item[1]))
@@ -194,7 +199,7 @@ def _places(splits: Mapping[str, RawSplit]) -> str:
     return ", ".join(dict.fromkeys(raw.place for raw in splits.values()))
 
 
-def _multi(task: TaskSpec, splits: Mapping[str, RawSplit]) -> Labels:
+def _multi(task: ClassificationSpec, splits: Mapping[str, RawSplit]) -> Labels:
     cells = {split: _lists(raw, task.label) for split, raw in splits.items()}
     rows = [row for split in cells.values() for row in split]
     if _is_multi_hot(rows, len(task.labels) if task.labels is not None else None):

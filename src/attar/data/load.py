@@ -24,7 +24,7 @@ from attar.hashing import hash_value
 from attar.recipe import Recipe
 from attar.recipe.data import DataSpec
 from attar.recipe.nearest import did_you_mean, listed
-from attar.recipe.task import TaskSpec
+from attar.recipe.task import CausalLMSpec, TaskSpec
 
 _VALIDATION = "validation"
 _DEFAULT_TEST = "test"
@@ -52,8 +52,10 @@ def load_data(recipe: Recipe, given: Given | None = None) -> Splits:
     _cut_missing(rows, spec, notes)
     removed = _remove_overlaps(rows, notes)
     duplicates = repeated(rows["train"].keys)
-    if spec.max_train_rows is not None:
-        rows["train"] = rows["train"].take(draw(rows["train"].labels, spec.max_train_rows, spec.seed))
+    limits = {"train": spec.max_train_rows, "validation": spec.max_held_out_rows, "test": spec.max_held_out_rows}
+    for role, limit in limits.items():
+        if limit is not None:
+            rows[role] = rows[role].take(draw(rows[role].labels, limit, spec.seed))
     _check_classes(rows["train"], labels, task, spec, notes)
     transfer, dropped, sources = transfer_rows(recipe, rows, len(labels.names), notes)
     splits = _handed_on(rows, transfer, labels, removed + dropped, duplicates, notes)
@@ -147,7 +149,7 @@ def _remove_overlaps(rows: dict[str, Rows], notes: list[str]) -> int:
 
 
 def _check_classes(train: Rows, labels: Labels, task: TaskSpec, spec: DataSpec, notes: list[str]) -> None:
-    if not labels.labelled or problem_of(task) == "regression":
+    if isinstance(task, CausalLMSpec) or not labels.labelled or problem_of(task) == "regression":
         return
     single = problem_of(task) == "single_label"
     counts = np.bincount(train.labels, minlength=len(labels.names)) if single else train.labels.sum(0).astype(np.int64)

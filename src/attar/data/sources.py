@@ -52,8 +52,9 @@ def read_source(
             'data.source is "python", but no rows were handed over. Call attar.distill_models(..., dataset=...).'
         )
     if found.kind == "embedded":
-        column = task.image if isinstance(task, ImageClassificationSpec) else "image"
-        return Source(name, read_digits(column, task.label))
+        if not isinstance(task, ImageClassificationSpec):
+            raise DataError(f'data.source: "{name}" are images, but task.kind is {task.kind}.')
+        return Source(name, read_digits(task.image, task.label))
     path = found.path
     if path is None:
         return Source(name, _hub_splits(found.name, config, revision))
@@ -61,6 +62,8 @@ def read_source(
         return Source(name, {"train": read_file(path)}, path.parent)
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder (data source {name!r}). Correct data.source.")
+    if found.mirrored and config is not None and not (path / config).is_dir():
+        config = None  # the mirror holds one configuration, without a folder for it
     splits = read_tables(path, config)
     if splits is None and isinstance(task, ImageClassificationSpec):
         splits = read_image_folder(path, task.image, task.label, split_names)

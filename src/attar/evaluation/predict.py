@@ -32,7 +32,7 @@ def predict_logits(
         with torch.inference_mode():
             for rows in token_batches(row_costs(encoded), batch_budget(batch_tokens, str(device))):
                 inputs = {name: value.to(device) for name, value in task.batch(encoded, rows, processor).items()}
-                answer: Tensor | None = ask(model, inputs, Wanted()).logits
+                answer: Tensor | None = ask(model, inputs, Wanted()).dense_logits
                 assert answer is not None
                 logits[rows] = answer.float().cpu().numpy()
     finally:

@@ -36,7 +36,7 @@ class _Logits(nn.Module):
         self.names = names
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        logits = ask(self.model, dict(zip(self.names, inputs, strict=True)), Wanted()).logits
+        logits = ask(self.model, dict(zip(self.names, inputs, strict=True)), Wanted()).dense_logits
         assert logits is not None
         return logits
 

@@ -15,7 +15,7 @@ from attar.governance.table import OWN_MODEL, UNKNOWN, Row, StudentKind, normal_
 from attar.recipe import Recipe
 from attar.recipe.nearest import did_you_mean, listed
 from attar.recipe.student import PretrainedSpec
-from attar.recipe.task import ImageClassificationSpec, TextClassificationSpec
+from attar.recipe.task import CausalLMSpec, ImageClassificationSpec, TextClassificationSpec
 from attar.recipe.teacher import LocalTeacherSpec, StoredTeacherSpec
 
 _GOES_ON = ("allow", "conditional")
@@ -139,6 +139,8 @@ def _student_kind(recipe: Recipe) -> StudentKind:
     match recipe.task:
         case TextClassificationSpec() | ImageClassificationSpec():
             return "classifier"
+        case CausalLMSpec():
+            return "language_model"
     assert_never(recipe.task)
 
 

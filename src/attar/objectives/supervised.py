@@ -21,14 +21,7 @@ def cross_entropy(student_logits: Tensor, labels: Tensor, *, label_smoothing: fl
 
     One label a row; siblings: `binary_cross_entropy` (any number of labels), `squared_error` (a number).
     """
-    classes = student_logits.shape[-1]
-    outside = (labels < 0) | (labels >= classes)
-    if bool(outside.any()):
-        row = int(outside.nonzero()[0, 0])
-        raise TrainingError(
-            f"hard_labels: label {int(labels[row])} of labelled row {row} is not one of the {classes} classes "
-            f"0..{classes - 1} (-100 marks a row without label). Check the labels' order and number."
-        )
+    require_labels("hard_labels", labels, student_logits.shape[-1])
     log_q = student_logits.log_softmax(-1)
     chosen = -log_q.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
     if not label_smoothing:
@@ -51,3 +44,14 @@ def binary_cross_entropy(student_logits: Tensor, labels: Tensor, *, label_smooth
 def squared_error(student_logits: Tensor, labels: Tensor) -> Tensor:
     """(z - y)^2 per row, for regression. Both [N], float32 or float64, finite; returns [N], >= 0."""
     return (student_logits - labels).square()
+
+
+def require_labels(name: str, labels: Tensor, classes: int) -> None:
+    """Raise the TrainingError of objective `name` on a label outside 0..classes-1."""
+    outside = (labels < 0) | (labels >= classes)
+    if bool(outside.any()):
+        row = int(outside.nonzero()[0, 0])
+        raise TrainingError(
+            f"{name}: label {int(labels[row])} of labelled row {row} is not one of the {classes} classes "
+            f"0..{classes - 1} (-100 marks a row without label). Check the labels' order and number."
+        )

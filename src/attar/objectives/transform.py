@@ -1,4 +1,4 @@
-"""Transforms of logits that compose with any response objective; `reduction.py` applies them to both sides.
+"""Transforms of logits that compose with any response objective; `reduction/` applies them to both sides.
 
 Shape letters: N rows, V outputs.
 """

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from attar.plan.budget import check_budget
 from attar.plan.costs import estimate
+from attar.plan.layers import of_a_batch
 from attar.plan.notes import Notes
 from attar.plan.objectives import check_objectives, describe
 from attar.plan.result import DataPlan, Estimate, ModelPlan, Plan, SignalsPlan, Size
@@ -41,12 +42,12 @@ def make_plan(recipe: Recipe, *, python_objects: bool = False, out: Path | None 
     return Plan(
         name=recipe.name,
         recipe_hash=recipe.hash,
-        task=f"{recipe.task.kind}, {problem_of(recipe.task)}",
+        task=recipe.task.kind if recipe.task.kind == "causal_lm" else f"{recipe.task.kind}, {problem_of(recipe.task)}",
         teacher=teacher.plan,
         student=student.plan,
         data=rows.plan,
         signals=signals,
-        objectives=tuple(describe(spec) for spec in recipe.objectives),
+        objectives=tuple(describe(spec) + of_a_batch(recipe, spec) for spec in recipe.objectives),
         estimates=estimates,
         budget=budget,
         warnings=tuple(notes.warnings),

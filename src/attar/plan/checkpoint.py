@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, cast
 
+from attar.gguf_header import Header, read_header
 from attar.plan.notes import Notes
 from attar.plan.transformers_source import model_types
 from attar.recipe.nearest import did_you_mean
@@ -19,6 +20,15 @@ from attar.recipe.sources import Found, find_source
 _MAX_HEADER = 100 << 20
 _FLOATS = ("F", "BF")
 _HEADS = ("ForSequenceClassification", "ForImageClassification")
+LANGUAGE_HEADS = ("ForCausalLM", "LMHeadModel")
+_GGUF_FIELDS = {
+    "num_hidden_layers": "block_count",
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "max_position_embeddings": "context_length",
+}
 
 
 @dataclass
@@ -48,6 +58,11 @@ class Checkpoint:
     def has_head(self) -> bool:
         """Does it end in a classification head?"""
         return self.is_timm or any(str(name).endswith(_HEADS) for name in self.config.get("architectures") or [])
+
+    @property
+    def writes(self) -> bool:
+        """Is it a language model, which tells the next token?"""
+        return any(str(name).endswith(LANGUAGE_HEADS) for name in self.config.get("architectures") or [])
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -100,6 +115,9 @@ def look_at_model(
 
 def _read(checkpoint: Checkpoint, path: Path, notes: Notes, trust_remote_code: bool) -> None:
     folder = cast("FilePath", checkpoint.folder)
+    if folder.suffix == ".gguf" and folder.is_file():
+        _gguf(checkpoint, read_header(folder))
+        return
     if folder.is_file():
         notes.problem(path, f"{folder} is a file. Name the model's folder (with config.json).")
         checkpoint.reason = "it is a file"
@@ -111,6 +129,20 @@ def _read(checkpoint: Checkpoint, path: Path, notes: Notes, trust_remote_code: b
         checkpoint.config = config
         _remote_code(config, path, notes, trust_remote_code)
     _weights(checkpoint, folder, path, notes)
+
+
+def _gguf(checkpoint: Checkpoint, header: Header) -> None:
+    """Sizes of a GGUF file, under the names that a Transformers configuration has for them."""
+    told = {name: header.own(key) for name, key in _GGUF_FIELDS.items()}
+    shapes = {name: entry.shape for name, entry in header.tensors.items()}
+    checkpoint.config = {
+        "model_type": header.architecture,
+        "architectures": [f"{header.architecture}ForCausalLM"],
+        **{name: value for name, value in told.items() if value is not None},
+        "vocab_size": shapes.get("token_embd.weight", (None,))[0],
+        "tie_word_embeddings": "output.weight" not in shapes,
+    }
+    checkpoint.params = sum(math.prod(shape) for shape in shapes.values())
 
 
 def _remote_code(config: dict[str, Any], path: Path, notes: Notes, trusted: bool) -> None:

@@ -108,11 +108,7 @@ def _disk(
     size = student.plan.params.likely
     if size is None or outputs is None or work.all_rows is None:
         return Estimate("disk", None, "bytes", "the student's size or the number of rows is not known yet", free)
-    hidden = sum(
-        teacher.plan.hidden or 0
-        for signal in signals.needed
-        if signal.startswith("hidden") and not signal.endswith(":none")
-    )
+    hidden = sum(teacher.plan.hidden or 0 for signal in signals.needed if signal.startswith("hidden"))
     store = work.all_rows * (outputs + hidden) * _FLOAT if signals.mode == "store" else 0
     checkpoints = size * _FLOAT * _STATE * min(work.checkpoints, 2) * work.models
     folders = size * _FLOAT * work.models + sum(size * (_FLOAT if e.precision == "fp32" else 1) for e in recipe.export)

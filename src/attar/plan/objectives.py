@@ -4,23 +4,32 @@ from __future__ import annotations
 
 from typing import Literal
 
+from attar.plan.layers import check_layers, layer_signals, live_only, told_unpooled
 from attar.plan.notes import Notes
 from attar.plan.result import SignalsPlan
 from attar.plan.rows import RowsFound, problem_of
 from attar.plan.student import StudentFound
-from attar.plan.teacher import TeacherFound, image_size, outputs_of
+from attar.plan.teacher import TeacherFound, outputs_of
 from attar.recipe import Recipe
 from attar.recipe.nearest import listed
 from attar.recipe.objectives import (
-    DistributionSpec,
+    DISTSpec,
     HardLabelsSpec,
-    HiddenSpec,
+    LabelledSpec,
+    LayeredSpec,
     LogitMSESpec,
     PythonSpec,
     RecordedSpec,
     ResponseSpec,
+    ScheduleSpec,
+    SparseKLSpec,
+    SparseReverseKLSpec,
+    TemperedSpec,
+    in_words,
+    largest,
 )
 from attar.recipe.places import Path
+from attar.recipe.task import CausalLMSpec
 from attar.recipe.teacher import LocalTeacherSpec
 
 
@@ -37,7 +46,11 @@ def check_objectives(
     mode: str = signals_mode(recipe)
     for number, spec in enumerate(recipe.objectives):
         path: Path = ("objectives", number)
-        for signal in _needs(spec, teacher, student, path, notes):
+        layered = isinstance(spec, LayeredSpec)
+        signals = layer_signals(spec, teacher, student, path, notes) if layered else sorted(spec.signals)
+        if layered:
+            check_layers(recipe, spec, teacher, student, path, notes)
+        for signal in signals:
             needed[signal] = None
             _offered(signal, spec, path, teacher, mode, notes)
         _fits_task(recipe, spec, path, rows, notes)
@@ -46,10 +59,13 @@ def check_objectives(
                 (*path, "kind"),
                 '"python" records a function that was handed over to attar.distill_models; hand it over again.',
             )
-    if all(spec.weight == 0 for spec in recipe.objectives):
+    weighing = sum(largest(spec.weight) > 0 for spec in recipe.objectives)
+    if not weighing:
         notes.problem(
             ("objectives",), "every weight is 0: there is nothing to learn. Give one of them a weight above 0."
         )
+    if recipe.training.balance != "off" and weighing == 1:
+        notes.warn(("training", "balance"), "there is one objective with a weight: nothing to balance.")
     if not needed:
         notes.warn(("objectives",), "no objective asks the teacher: the student learns from the labels alone.")
         mode = "none" if mode != "stored" else mode
@@ -62,10 +78,17 @@ def check_objectives(
 
 def describe(spec: RecordedSpec) -> str:
     """An objective in one line: kind, weight, and the options that differ from their defaults."""
-    set_apart = {name: getattr(spec, name) for name in sorted(spec.model_fields_set - {"kind", "weight", "name"})}
-    options = "".join(f", {name} {value}" for name, value in set_apart.items())
+    fields = {name: field.default for name, field in type(spec).model_fields.items()}
+    set_apart = {
+        name: getattr(spec, name)
+        for name in sorted(fields.keys() - {"kind", "weight", "name"})
+        if getattr(spec, name) != fields[name]
+    }
+    options = "".join(
+        f", {name} {in_words(value) if isinstance(value, ScheduleSpec) else value}" for name, value in set_apart.items()
+    )
     title = spec.name if isinstance(spec, PythonSpec) else spec.kind
-    return f"{title}  weight {spec.weight:g}{options}"
+    return f"{title}  weight {in_words(spec.weight)}{options}"
 
 
 def signals_mode(recipe: Recipe) -> Literal["live", "store", "stored"]:
@@ -73,64 +96,23 @@ def signals_mode(recipe: Recipe) -> Literal["live", "store", "stored"]:
     teacher = recipe.teacher
     if not isinstance(teacher, LocalTeacherSpec):
         return "stored"
-    unpooled = any(isinstance(spec, HiddenSpec) and spec.pool == "none" for spec in recipe.objectives)
     if teacher.signals == "auto":
-        return "live" if recipe.training.mixup > 0 or unpooled else "store"
+        if isinstance(recipe.task, CausalLMSpec):
+            return "live"
+        live = recipe.training.mixup > 0 or any(live_only(spec) for spec in recipe.objectives)
+        return "live" if live else "store"
     return teacher.signals
 
 
-def _needs(spec: RecordedSpec, teacher: TeacherFound, student: StudentFound, path: Path, notes: Notes) -> list[str]:
-    """Signals that one objective asks of the teacher, by the names that a store uses."""
-    if not isinstance(spec, HiddenSpec):
-        return sorted(spec.signals)
-    theirs, own = teacher.plan.layers, student.plan.layers
-    _hidden_fits(spec, teacher, student, path, notes)
-    match spec.layers:
-        case "last":
-            layers = [-1 if theirs is None else theirs]
-        case "uniform":
-            if theirs is None or own is None:
-                return [f"hidden:uniform:{spec.pool}"]
-            layers = [max(1, (2 * position * theirs + own) // (2 * own)) for position in range(1, own + 1)]
-        case pairs:
-            layers: list[int] = []
-            for position, (mine, other) in enumerate(pairs):
-                place: Path = (*path, "layers", position)
-                for layer, total, whose in ((mine, own, "student"), (other, theirs, "teacher")):
-                    if total is not None and not -total - 1 <= layer <= total:
-                        notes.problem(
-                            place, f"{layer} is no layer of the {whose}. Allowed: 0 (the embeddings) to {total}."
-                        )
-                layers.append(other if other >= 0 or theirs is None else other + theirs + 1)
-    return [f"hidden:{layer}:{spec.pool}" for layer in dict.fromkeys(layers)]
-
-
-def _hidden_fits(spec: HiddenSpec, teacher: TeacherFound, student: StudentFound, path: Path, notes: Notes) -> None:
-    family, own = teacher.plan.family, student.plan.family
-    if family is not None and own is not None and family != own and not spec.across_families:
-        notes.problem(
-            (*path, "across_families"),
-            f'the teacher is a "{family}", the student a "{own}": hidden states of different families seldom match. '
-            "Drop this objective, or set across_families: true.",
-        )
-    if spec.pool == "none" and student.own_tokenizer:
-        notes.problem(
-            (*path, "pool"),
-            '"none" compares token by token, but the student splits texts in its own way (its vocabulary is reduced or '
-            "another's). Use pool: mean, or student.vocabulary.keep: all.",
-        )
-
-
 def _offered(signal: str, spec: RecordedSpec, path: Path, teacher: TeacherFound, mode: str, notes: Notes) -> None:
-    if mode == "store" and signal.endswith(":none"):
-        notes.problem(
-            (*path, "pool"), "states of every token are not stored. Use pool: mean or first, or teacher.signals: live."
-        )
+    if mode != "live" and live_only(spec):
+        ask = "teacher.signals: live" if mode == "store" else "teacher.kind: local"
+        notes.problem(path, f"{told_unpooled(spec)} not stored. Use {ask}, or hidden with pool: mean.")
         return
     if teacher.offers is None or not teacher.offers:
         return
     if signal in teacher.offers or (
-        signal.startswith(("hidden:-1:", "hidden:uniform:")) and _some_layer(signal, teacher)
+        signal.startswith(("hidden:-1:", "hidden:uniform:", "hidden:cka:")) and _some_layer(signal, teacher)
     ):
         return
     notes.problem(
@@ -149,7 +131,9 @@ def _some_layer(signal: str, teacher: TeacherFound) -> bool:
 
 def _fits_task(recipe: Recipe, spec: RecordedSpec, path: Path, rows: RowsFound, notes: Notes) -> None:
     problem = problem_of(recipe.task)
-    if problem == "regression" and not isinstance(spec, LogitMSESpec | HiddenSpec | HardLabelsSpec | PythonSpec):
+    if isinstance(recipe.task, CausalLMSpec) and isinstance(spec, DISTSpec):
+        notes.problem((*path, "kind"), '"dist" correlates over whole columns of logits, which are not held here.')
+    if problem == "regression" and not isinstance(spec, LogitMSESpec | LayeredSpec | HardLabelsSpec | PythonSpec):
         notes.problem(
             (*path, "kind"),
             f'"{spec.kind}" compares distributions over labels, but task.problem is regression. Allowed: logit_mse, '
@@ -163,17 +147,30 @@ def _fits_task(recipe: Recipe, spec: RecordedSpec, path: Path, rows: RowsFound, 
             )
         elif outputs_of(recipe, rows) == 2:
             notes.warn((*path, "standardise"), "with two labels a z-score keeps the sign of the logits alone.")
+    if rows.plan.labelled is False and (spec.needs_labels or (isinstance(spec, PythonSpec) and spec.labels)):
+        notes.problem((*path, "kind"), f'"{spec.kind}" needs labels, and the data has none. Drop this objective.')
+    _fits_logits(spec, path, problem, outputs_of(recipe, rows), notes)
     if isinstance(spec, HardLabelsSpec):
-        if rows.plan.labelled is False:
-            notes.problem((*path, "kind"), '"hard_labels" needs labels, and the data has none. Drop this objective.')
         if spec.label_smoothing and problem == "regression":
             notes.problem((*path, "label_smoothing"), "there is no label to smooth: task.problem is regression.")
-    if isinstance(spec, HiddenSpec) and spec.pool == "first" and image_size(recipe) is not None:
-        notes.warn(
-            (*path, "pool"),
-            "the first token is a class token in ViT-like models only; convolutional ones give a corner.",
-        )
-    if spec.weight == 0:
+    if largest(spec.weight) == 0:
         notes.warn((*path, "weight"), f"{spec.kind} has weight 0: it is logged, and teaches nothing.")
-    if isinstance(spec, DistributionSpec) and spec.temperature > 20:
-        notes.warn((*path, "temperature"), f"at {spec.temperature:g} both sides are nearly uniform; 1 to 4 is usual.")
+    if isinstance(spec, TemperedSpec) and not isinstance(spec, LogitMSESpec) and largest(spec.temperature) > 20:
+        told = f"at {largest(spec.temperature):g} both sides are nearly uniform; 1 to 4 is usual."
+        notes.warn((*path, "temperature"), told)
+
+
+def _fits_logits(spec: RecordedSpec, path: Path, problem: str, outputs: int | None, notes: Notes) -> None:
+    """What an objective on logits needs of the rows' form."""
+    if problem == "multi_label" and isinstance(spec, LabelledSpec | DISTSpec):
+        notes.problem(
+            (*path, "kind"),
+            f'"{spec.kind}" compares classes of which one is right, but task.problem is multi_label. Use forward_kl.',
+        )
+    if outputs is None or problem != "single_label":
+        return
+    if isinstance(spec, DISTSpec) and outputs == 2:
+        notes.warn((*path, "kind"), "with two labels the correlation along a row is the sign of its logits alone.")
+    if isinstance(spec, SparseKLSpec | SparseReverseKLSpec) and spec.k >= outputs - 1:
+        whole = "forward_kl" if isinstance(spec, SparseKLSpec) else "reverse_kl"
+        notes.warn((*path, "k"), f"{spec.k} of {outputs} outputs are listed: this is {whole}.")

@@ -17,7 +17,13 @@ from attar.recipe.data import AugmentImageSpec, AugmentTextSpec, SplitsSpec, Unl
 from attar.recipe.nearest import did_you_mean, listed, nearest
 from attar.recipe.places import Path
 from attar.recipe.sources import find_source
-from attar.recipe.task import ImageClassificationSpec, TaskSpec, TextClassificationSpec
+from attar.recipe.task import (
+    CausalLMSpec,
+    ClassificationSpec,
+    ImageClassificationSpec,
+    TaskSpec,
+    TextClassificationSpec,
+)
 
 _DIGITS_ROWS = {"train": 1438, "test": 359}
 _SAMPLE = 20_000
@@ -56,7 +62,8 @@ def look_at_rows(recipe: Recipe, notes: Notes, python_objects: bool) -> RowsFoun
     """What can be seen of the recipe's data; problems go to `notes`."""
     task, spec = recipe.task, recipe.data
     names = spec.splits
-    twice = [name for name, times in Counter(task.labels or ()).items() if times > 1]
+    given = labels_given(task)
+    twice = [name for name, times in Counter(given or ()).items() if times > 1]
     if twice:
         notes.problem(("task", "labels"), f'"{twice[0]}" stands twice. Each label has one id.')
     splits = _splits(
@@ -67,20 +74,28 @@ def look_at_rows(recipe: Recipe, notes: Notes, python_objects: bool) -> RowsFoun
     transfer = _transfer_rows(recipe, notes, python_objects)
     if splits is None:
         rows: dict[str, int | None] = {"train": None, **({} if transfer == 0 else {"transfer": transfer})}
-        found = () if task.labels is None else task.labels
-        return RowsFound(DataPlan(spec.source, rows, (), found, None, "counted when the data is loaded"), whole=False)
+        known = True if isinstance(task, CausalLMSpec) else None
+        plan = DataPlan(spec.source, rows, (), given or (), known, "counted when the data is loaded")
+        return RowsFound(plan, whole=False)
     chosen = _chosen(names, splits, notes)
     train = chosen.get("train")
     if train is None:
-        return RowsFound(DataPlan(spec.source, {"train": None}, (), task.labels or (), None), whole=False)
+        return RowsFound(DataPlan(spec.source, {"train": None}, (), given or (), None), whole=False)
     _columns(task, chosen, notes)
-    labelled = _labelled(task, train, notes)
-    labels = _labels(recipe, chosen, notes) if labelled else task.labels or ()
+    labelled, labels = True, given or ()
+    if not isinstance(task, CausalLMSpec):
+        labelled = _labelled(task, train, notes)
+        labels = _labels(task, recipe.data.min_class_rows, chosen, notes) if labelled else labels
     counts, note = _counts(recipe, chosen, labelled, notes)
     if transfer != 0:
         counts["transfer"] = transfer
     texts, whole = _texts(task, train)
     return RowsFound(DataPlan(spec.source, counts, tuple(train.columns), labels, labelled, note), texts, whole)
+
+
+def labels_given(task: TaskSpec) -> tuple[str, ...] | None:
+    """The labels that the recipe names; None where it names none, or the task has none."""
+    return None if isinstance(task, CausalLMSpec) else task.labels
 
 
 def _splits(
@@ -114,12 +129,13 @@ def _digits(recipe: Recipe, notes: Notes) -> RowsFound:
     task = recipe.task
     labels = tuple(str(digit) for digit in range(10))
     if not isinstance(task, ImageClassificationSpec):
-        notes.problem(("data", "source"), "`digits` are images, but task.kind is text_classification.")
+        notes.problem(("data", "source"), f"`digits` are images, but task.kind is {task.kind}.")
+        return RowsFound(DataPlan("digits", {"train": None}, (), (), None), whole=False)
     if task.labels is not None and set(task.labels) != set(labels) and len(task.labels) != len(labels):
         notes.problem(
             ("task", "labels"), f"digits have the labels {listed(labels)}, not {listed(task.labels, _SHOWN)}."
         )
-    columns = (getattr(task, "image", "image"), task.label)
+    columns = (task.image, task.label)
     held_out = round(_DIGITS_ROWS["train"] * recipe.data.validation_fraction)
     train = _DIGITS_ROWS["train"] - held_out
     if recipe.data.max_train_rows is not None:
@@ -150,12 +166,22 @@ def _chosen(names: SplitsSpec, splits: dict[str, Table], notes: Notes) -> dict[s
     return chosen
 
 
+def columns_of(task: TaskSpec) -> dict[str, str]:
+    """The columns with a row's inputs, by the task's field that names each."""
+    match task:
+        case CausalLMSpec():
+            return task.columns
+        case TextClassificationSpec():
+            return {"text": task.text, **({} if task.text_pair is None else {"text_pair": task.text_pair})}
+        case ImageClassificationSpec():
+            return {"image": task.image}
+
+
 def _columns(task: TaskSpec, chosen: dict[str, Table], notes: Notes) -> None:
-    fields = ("text", "text_pair") if isinstance(task, TextClassificationSpec) else ("image",)
-    for name in (*fields, "slice_by"):
-        column = cast("str | None", getattr(task, name))
+    slices = {} if task.slice_by is None else {"slice_by": task.slice_by}
+    for name, column in {**columns_of(task), **slices}.items():
         for table in chosen.values():
-            if column is not None and table.columns and column not in table.columns:
+            if table.columns and column not in table.columns:
                 notes.problem(("task", name), _no_column(column, table))
                 break
 
@@ -165,7 +191,7 @@ def _no_column(column: str, table: Table) -> str:
     return f'{table.place} has no column "{column}".{near} Columns there: {listed(table.columns)}.'
 
 
-def _labelled(task: TaskSpec, train: Table, notes: Notes) -> bool:
+def _labelled(task: ClassificationSpec, train: Table, notes: Notes) -> bool:
     if task.label in train.columns:
         return True
     taken = {getattr(task, name, None) for name in ("text", "text_pair", "image", "slice_by")}
@@ -179,9 +205,8 @@ def _labelled(task: TaskSpec, train: Table, notes: Notes) -> bool:
     return False
 
 
-def _labels(recipe: Recipe, chosen: dict[str, Table], notes: Notes) -> tuple[str, ...]:
+def _labels(task: ClassificationSpec, least: int, chosen: dict[str, Table], notes: Notes) -> tuple[str, ...]:
     """Names of the labels: of the recipe, else of the data; and whether they fit each other."""
-    task = recipe.task
     values = {role: _values(task, table) for role, table in chosen.items() if task.label in table.columns}
     if problem_of(task) == "regression":
         _numbers(values, chosen, notes)
@@ -203,7 +228,6 @@ def _labels(recipe: Recipe, chosen: dict[str, Table], notes: Notes) -> tuple[str
             ("data", "splits", "train"),
             f'train has one label only ("{only}", {train[only]:,} rows); a classifier needs two.',
         )
-    least = recipe.data.min_class_rows
     few = [f'"{name}" ({count})' for name, count in train.items() if count < least]
     if few:
         notes.problem(
@@ -228,7 +252,7 @@ def _against(labels: tuple[str, ...], found: list[str], notes: Notes) -> None:
         notes.warn(("task", "labels"), f"the data has no row with {listed(unused, _SHOWN)}.")
 
 
-def _values(task: TaskSpec, table: Table) -> list[Any]:
+def _values(task: ClassificationSpec, table: Table) -> list[Any]:
     values = table.read(task.label, MAX_ROWS)
     names = table.names.get(task.label)
     if problem_of(task) == "multi_label":
@@ -294,17 +318,24 @@ def _counts(
             "a row. Give these splits, or more rows."
         )
         notes.problem(("data", "source"), message)
-    counts["train"] = train if train is None or spec.max_train_rows is None else min(train, spec.max_train_rows)
-    ordered = {role: counts[role] for role in ("train", "validation", "test")}
+    counts["train"] = train
+    limits = {"train": spec.max_train_rows, "validation": spec.max_held_out_rows, "test": spec.max_held_out_rows}
+    ordered = {role: _at_most(counts[role], limit) for role, limit in limits.items()}
     return (
         ordered,
         f"{' and '.join(cuts)} cut from train; overlaps not yet removed" if cuts else "overlaps not yet removed",
     )
 
 
+def _at_most(count: int | None, limit: int | None) -> int | None:
+    return count if count is None or limit is None else min(count, limit)
+
+
 def _must_stay(task: TaskSpec, train: Table, labelled: bool) -> int:
     """Rows that no cut takes from train: one of each class, where a row has one class."""
-    if not labelled or problem_of(task) != "single_label" or task.label not in train.columns:
+    if isinstance(task, CausalLMSpec) or not labelled or problem_of(task) != "single_label":
+        return 1
+    if task.label not in train.columns:
         return 1
     return max(len({str(value) for value in _values(task, train)}), 1)
 
@@ -312,15 +343,15 @@ def _must_stay(task: TaskSpec, train: Table, labelled: bool) -> int:
 def _transfer_rows(recipe: Recipe, notes: Notes, python_objects: bool) -> int | None:
     """Rows that the teacher labels besides; None where a source can't be counted from here."""
     total: int | None = 0
-    is_text = isinstance(recipe.task, TextClassificationSpec)
+    fitting = {"text_classification": "augment_text", "image_classification": "augment_image"}.get(recipe.task.kind)
     for number, spec in enumerate(recipe.data.transfer):
         path: Path = ("data", "transfer", number)
         match spec:
             case AugmentTextSpec() | AugmentImageSpec():
-                if isinstance(spec, AugmentTextSpec) != is_text:
-                    wanted = "augment_text" if is_text else "augment_image"
+                if spec.kind != fitting:
+                    told = "unlabelled, from a source" if fitting is None else fitting
                     notes.problem(
-                        (*path, "kind"), f"{spec.kind} does not fit task.kind: {recipe.task.kind}. Use {wanted}."
+                        (*path, "kind"), f"{spec.kind} does not fit task.kind: {recipe.task.kind}. Use {told}."
                     )
                 rows: int | None = spec.rows
             case UnlabelledSpec():
@@ -338,10 +369,8 @@ def _unlabelled(spec: UnlabelledSpec, path: Path, recipe: Recipe, notes: Notes, 
         near = did_you_mean(spec.split, splits)
         notes.problem((*path, "split"), f'there is no split "{spec.split}".{near} Splits there: {listed(splits)}.')
         return spec.rows
-    task = recipe.task
-    wanted = (task.text, task.text_pair) if isinstance(task, TextClassificationSpec) else (task.image,)
-    for column in wanted:
-        if column is not None and column not in table.columns:
+    for column in columns_of(recipe.task).values():
+        if column not in table.columns:
             notes.problem((*path, "source"), _no_column(column, table))
     if table.rows is None or spec.rows is None:
         return spec.rows if table.rows is None else table.rows
@@ -349,10 +378,16 @@ def _unlabelled(spec: UnlabelledSpec, path: Path, recipe: Recipe, notes: Notes, 
 
 
 def _texts(task: TaskSpec, train: Table) -> tuple[list[str], bool]:
-    if not isinstance(task, TextClassificationSpec) or task.text not in train.columns:
+    columns = [column for column in columns_of(task).values() if column in train.columns]
+    if isinstance(task, ImageClassificationSpec) or not columns:
         return [], False
-    texts = [value for value in train.read(task.text, _SAMPLE) if isinstance(value, str)]
-    if task.text_pair is not None and task.text_pair in train.columns:
-        seconds = [value for value in train.read(task.text_pair, _SAMPLE) if isinstance(value, str)]
-        texts = [f"{first} {second}" for first, second in zip(texts, seconds, strict=False)]
+    sides = [[_as_text(value) for value in train.read(column, _SAMPLE)] for column in columns]
+    texts = [" ".join(parts) for parts in zip(*sides, strict=False)]
     return texts, train.whole and train.rows is not None and train.rows <= _SAMPLE
+
+
+def _as_text(value: object) -> str:
+    """A cell's words; of a chat those of its messages."""
+    if isinstance(value, list):
+        return " ".join(str(cast("dict[str, Any]", m).get("content", "")) for m in value if isinstance(m, dict))
+    return value if isinstance(value, str) else ""

@@ -6,6 +6,7 @@ import importlib.util
 from typing import Any
 
 from attar.errors import MissingExtra
+from attar.plan.layers import BY_TOKEN
 from attar.plan.notes import Notes
 from attar.plan.rows import RowsFound, problem_of
 from attar.plan.teacher import TeacherFound, image_size
@@ -13,7 +14,10 @@ from attar.plan.transformers_source import training_fields
 from attar.recipe import Recipe
 from attar.recipe.names import taken
 from attar.recipe.nearest import did_you_mean
+from attar.recipe.objectives import LayeredSpec
+from attar.recipe.outcome import GGUFSpec
 from attar.recipe.places import Path
+from attar.recipe.task import CausalLMSpec
 from attar.recipe.teacher import LocalTeacherSpec
 
 _NUMBERS = ("pearson", "spearman")
@@ -40,6 +44,8 @@ def check_settings(recipe: Recipe, teacher: TeacherFound, rows: RowsFound, notes
 
 
 def _metric(recipe: Recipe, notes: Notes) -> None:
+    if isinstance(recipe.task, CausalLMSpec):
+        return
     metric, problem = recipe.task.metric, problem_of(recipe.task)
     if metric != "auto" and (metric in _NUMBERS) != (problem == "regression"):
         allowed = "pearson, spearman" if problem == "regression" else "accuracy, macro_f1, micro_f1"
@@ -58,15 +64,19 @@ def _regularisers(recipe: Recipe, notes: Notes) -> None:
                 "the teacher must see each mixed image, a store cannot. Use teacher.kind: local with signals: live.",
             )
     for name in ("token_dropout", "subword_dropout"):
-        if getattr(training, name) > 0 and not is_text:
+        if getattr(training, name) > 0 and isinstance(recipe.task, CausalLMSpec):
+            notes.problem(("training", name), "it changes the tokens that a language model is to tell. Set it to 0.")
+        elif getattr(training, name) > 0 and not is_text:
             notes.problem(
                 ("training", name),
                 "it changes the tokens of texts, but the task is on images. Remove it; mixup is for images.",
             )
-    if training.subword_dropout > 0 and any(o.kind == "hidden" and o.pool == "none" for o in recipe.objectives):
+    if training.subword_dropout > 0 and any(
+        isinstance(o, LayeredSpec) and o.view in BY_TOKEN for o in recipe.objectives
+    ):
         notes.problem(
             ("training", "subword_dropout"),
-            "it changes the number of tokens, and an objective compares token by token (pool: none). Remove one.",
+            "it changes the number of tokens, and an objective compares token by token. Remove one.",
         )
 
 
@@ -87,6 +97,11 @@ def _extra(extra: dict[str, Any], notes: Notes) -> None:
 def _exports(recipe: Recipe, notes: Notes) -> None:
     seen: set[tuple[str, str]] = set()
     for number, spec in enumerate(recipe.export):
+        if isinstance(recipe.task, CausalLMSpec) != isinstance(spec, GGUFSpec):
+            allowed = "gguf" if isinstance(recipe.task, CausalLMSpec) else "onnx"
+            notes.problem(
+                ("export", number, "kind"), f'"{spec.kind}" does not fit task.kind: {recipe.task.kind}. Use {allowed}.'
+            )
         if (spec.kind, spec.precision) in seen:
             message = f"{spec.kind} {spec.precision} stands twice; both would be written to one folder. Remove one."
             notes.problem(("export", number), message)
@@ -96,9 +111,13 @@ def _exports(recipe: Recipe, notes: Notes) -> None:
 def _packages(recipe: Recipe, teacher: TeacherFound, notes: Notes) -> None:
     """Optional packages that the run will need."""
     wanted: list[tuple[Path, str, str, str]] = []
-    for number, _ in enumerate(recipe.export):
+    for number, spec in enumerate(recipe.export):
+        path: Path = ("export", number, "kind")
+        if isinstance(spec, GGUFSpec):
+            wanted.append((path, "gguf", "lm", "export to GGUF"))
+            continue
         for package in ("onnx", "onnxruntime", "onnxscript"):
-            wanted.append((("export", number, "kind"), package, "onnx", "export to ONNX"))
+            wanted.append((path, package, "onnx", "export to ONNX"))
     if teacher.checkpoint is not None and teacher.checkpoint.is_timm:
         wanted.append((("teacher", "model"), "timm", "vision", "a timm model"))
     if recipe.training.tensorboard:

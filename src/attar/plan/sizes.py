@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from attar.plan.cuts import DECODERS, decoder_shape
 from attar.plan.transformers_source import config_fields
 
 TEXT_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert")
@@ -70,6 +71,32 @@ def count(config: dict[str, Any], image_size: int | None = None) -> Count | None
         return _resnet(full, image_size or 224) if family == "resnet" else None
     except (KeyError, TypeError, ValueError, IndexError):
         return None
+
+
+def count_language(config: dict[str, Any]) -> Count | None:
+    """Sizes of a causal language model with its head, or None where the family's formula is not known here.
+
+    It has no outputs beside its tokens: `per_output` is 0. `flops_per_token` has the head at the configuration's own
+    vocabulary, and no arithmetic between tokens.
+    """
+    family = str(config.get("model_type"))
+    full = {**(config_fields(family) or {}), **{k: v for k, v in config.items() if v is not None}}
+    if family not in DECODERS:
+        return None
+    try:
+        shape, tokens = decoder_shape(config), int(full["vocab_size"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    width, inner = shape.width, shape.intermediate
+    queries, keys = shape.heads * shape.head_size, shape.key_value_heads * shape.head_size
+    biased = bool(full.get("attention_bias"))
+    maps = 2 * width * (queries + keys) + 3 * width * inner
+    biases = (queries + 2 * keys) * (biased or family == "qwen2") + width * biased
+    biases += (2 * inner + width) * bool(full.get("mlp_bias"))
+    norms = 2 * width + 2 * shape.head_size * (family == "qwen3")
+    per_token = width * (1 if full.get("tie_word_embeddings") else 2)
+    body = shape.layers * (maps + biases + norms) + width
+    return Count(body, per_token, 0, None, 2 * (shape.layers * maps + width * tokens))
 
 
 def _block(width: int, inner: int) -> int:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from attar.plan.checkpoint import Checkpoint, look_at_model
+from attar.plan.cuts import DECODERS, cut_shape, decoder_shape, encoder_problems, layer_problems
 from attar.plan.notes import Notes
 from attar.plan.result import ModelPlan, Size
 from attar.plan.rows import RowsFound
-from attar.plan.sizes import Count, count, read_field
-from attar.plan.teacher import TeacherFound, check_config, image_size, outputs_of
+from attar.plan.sizes import Count, read_field
+from attar.plan.teacher import TeacherFound, check_config, count_of, image_size, outputs_of
 from attar.plan.words import Vocabulary, estimate_kept, read_vocabulary
 from attar.recipe import Recipe
 from attar.recipe.nearest import listed
 from attar.recipe.student import FromConfigSpec, FromTeacherSpec, PretrainedSpec, VocabularySpec
+from attar.recipe.task import CausalLMSpec
 
 CUT_FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "vit", "deit")
 
@@ -27,6 +29,8 @@ class StudentFound:
     count: Count | None = None
     own_tokenizer: bool = False
     """Does it split texts in another way than the teacher?"""
+    config: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Its configuration; empty where it is not known."""
 
 
 def look_at_student(
@@ -77,7 +81,7 @@ def _sized(
     """The student's parameters: by formula where there is one, with the vocabulary that the data is likely to keep."""
     is_text = image_size(recipe) is None
     reduces = is_text and kept.keep == "used"
-    counted = count(config, image_size(recipe)) if config else None
+    counted = count_of(recipe, config) if config else None
     total = vocabulary.size if vocabulary is not None else read_field(config, "tokens") if config else None
     tokens: Size | None = None
     if is_text:
@@ -99,7 +103,7 @@ def _sized(
         tokens=tokens,
         bytes=None if params.likely is None else 4 * params.likely,
     )
-    return StudentFound(plan, counted, own_tokenizer=reduces)
+    return StudentFound(plan, counted, own_tokenizer=reduces, config=config)
 
 
 def _params(
@@ -148,6 +152,10 @@ def _cut(recipe: Recipe, spec: FromTeacherSpec, teacher: TeacherFound, notes: No
     if not config:
         return None
     family = str(config.get("model_type"))
+    if isinstance(recipe.task, CausalLMSpec):
+        return _cut_decoder(spec, config, family, notes)
+    for field_name, message in encoder_problems(spec):
+        notes.problem(("student", field_name), message)
     if family not in CUT_FAMILIES:
         notes.problem(
             ("student", "kind"),
@@ -155,6 +163,8 @@ def _cut(recipe: Recipe, spec: FromTeacherSpec, teacher: TeacherFound, notes: No
             "from_config or pretrained.",
         )
         return None
+    for name, message in encoder_problems(spec):
+        notes.problem(("student", name), message)
     layers, full = read_field(config, "layers"), read_field(config, "hidden")
     if layers is None or full is None:
         return None
@@ -172,22 +182,32 @@ def _cut(recipe: Recipe, spec: FromTeacherSpec, teacher: TeacherFound, notes: No
     return small if positions is None else {**small, "max_position_embeddings": positions}
 
 
-def _layers(spec: FromTeacherSpec, total: int, notes: Notes) -> int:
-    if isinstance(spec.layers, int):
-        if spec.layers > total:
-            notes.problem(
-                ("student", "layers"),
-                f"{spec.layers} layers cannot be cut from a teacher with {total}. Allowed: 1 to {total}.",
-            )
-        return spec.layers
-    wrong = [layer for layer in spec.layers if layer >= total]
-    if wrong or not spec.layers:
+def _cut_decoder(spec: FromTeacherSpec, config: dict[str, Any], family: str, notes: Notes) -> dict[str, Any] | None:
+    if family not in DECODERS:
         notes.problem(
-            ("student", "layers"), f"{wrong or '[]'} are not layers of the teacher. Allowed: 0 to {total - 1}."
+            ("student", "kind"),
+            f'cannot cut a "{family}" language model. Families that can be cut: {listed(DECODERS)}. Use from_config '
+            "or pretrained.",
         )
-    if list(spec.layers) != sorted(set(spec.layers)):
-        notes.problem(("student", "layers"), f"{list(spec.layers)} must ascend, each layer once.")
-    return len(spec.layers)
+        return None
+    shape, problems = cut_shape(spec, decoder_shape(config), family)
+    for name, message in problems:
+        notes.problem(("student", name), message)
+    return {
+        **config,
+        "num_hidden_layers": shape.layers,
+        "hidden_size": shape.width,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.key_value_heads,
+        "head_dim": shape.head_size,
+        "intermediate_size": shape.intermediate,
+    }
+
+
+def _layers(spec: FromTeacherSpec, total: int, notes: Notes) -> int:
+    for message in layer_problems(spec, total):
+        notes.problem(("student", "layers"), message)
+    return spec.layers if isinstance(spec.layers, int) else len(spec.layers)
 
 
 def _width(spec: FromTeacherSpec, config: dict[str, Any], width: int, full: int, notes: Notes) -> None:

@@ -12,13 +12,13 @@ from attar.plan.checkpoint import Checkpoint, look_at_model
 from attar.plan.notes import Notes
 from attar.plan.result import ModelPlan, Size
 from attar.plan.rows import RowsFound, problem_of
-from attar.plan.sizes import Count, count, read_field
+from attar.plan.sizes import Count, count, count_language, read_field
 from attar.plan.transformers_source import config_fields, model_types
 from attar.plan.words import Vocabulary, read_vocabulary
 from attar.recipe import Recipe
 from attar.recipe.nearest import did_you_mean, listed
 from attar.recipe.places import Path
-from attar.recipe.task import ImageClassificationSpec
+from attar.recipe.task import CausalLMSpec, ImageClassificationSpec
 from attar.recipe.teacher import LocalTeacherSpec, StoredTeacherSpec
 
 _GENERIC = re.compile(r"LABEL_\d+")
@@ -55,8 +55,15 @@ def look_at_teacher(recipe: Recipe, rows: RowsFound, notes: Notes, python_object
 
 
 def outputs_of(recipe: Recipe, rows: RowsFound) -> int | None:
-    """Logits of the task, as far as labels are known."""
+    """Logits of the task, as far as labels are known; of language models 0, as these are counted by their tokens."""
+    if isinstance(recipe.task, CausalLMSpec):
+        return 0
     return 1 if problem_of(recipe.task) == "regression" else len(rows.plan.labels) or None
+
+
+def count_of(recipe: Recipe, config: dict[str, Any]) -> Count | None:
+    """Sizes of the task's model of this configuration; None where the family's formula is not known here."""
+    return count_language(config) if isinstance(recipe.task, CausalLMSpec) else count(config, image_size(recipe))
 
 
 def image_size(recipe: Recipe) -> int | None:
@@ -71,19 +78,21 @@ def _local(recipe: Recipe, spec: LocalTeacherSpec, rows: RowsFound, notes: Notes
         trust_remote_code=spec.trust_remote_code, revision=spec.revision, python_objects=python_objects,
     )  # fmt: skip
     vocabulary = read_vocabulary(checkpoint.folder) if image_size(recipe) is None else None
-    counted = count(checkpoint.config, image_size(recipe))
+    counted = count_of(recipe, checkpoint.config)
     if spec.fit != "none" and rows.plan.labelled is False:
         notes.problem(
             ("teacher", "fit"), f'"{spec.fit}" needs labels, and the data has none. Use a teacher with a head.'
         )
-    if spec.fit == "none" and checkpoint.config:
+    if isinstance(recipe.task, CausalLMSpec):
+        _writes(spec, checkpoint, notes)
+    elif spec.fit == "none" and checkpoint.config:
         _head(recipe, spec, checkpoint, rows, notes)
     if spec.label_map is not None and spec.fit != "none":
         notes.problem(
             ("teacher", "label_map"), f"a head that is fitted (fit: {spec.fit}) has the data's labels already."
         )
     if checkpoint.is_timm and image_size(recipe) is None:
-        notes.problem(path, "timm has image models, but task.kind is text_classification.")
+        notes.problem(path, f"timm has image models, but task.kind is {recipe.task.kind}.")
     params = Size(note=checkpoint.reason or "its configuration does not tell")
     if checkpoint.params is not None:
         outputs = outputs_of(recipe, rows)
@@ -105,7 +114,7 @@ def _untrained(recipe: Recipe, config: dict[str, Any], rows: RowsFound, notes: N
     if rows.plan.labelled is False:
         notes.problem(("teacher", "fit"), "an untrained teacher needs labels, and the data has none.")
     checkpoint = Checkpoint("config", config=config)
-    counted = count(config, image_size(recipe))
+    counted = count_of(recipe, config)
     outputs = outputs_of(recipe, rows)
     params = Size(note=f'no formula for "{config.get("model_type")}" here')
     if counted is not None:
@@ -154,6 +163,23 @@ def check_config(config: dict[str, Any], path: Path, notes: Notes) -> None:
     width, heads = read_field(config, "hidden"), read_field(config, "heads")
     if width is not None and heads and width % heads:
         notes.problem(path, f"{heads} attention heads do not divide the width {width}.")
+
+
+def _writes(spec: LocalTeacherSpec, checkpoint: Checkpoint, notes: Notes) -> None:
+    """A language model's teacher must be one itself."""
+    if checkpoint.config and not checkpoint.writes:
+        kinds = listed(str(name) for name in checkpoint.config.get("architectures") or ["none named"])
+        notes.problem(
+            ("teacher", "model"), f"the teacher is no causal language model ({kinds}), but task.kind is causal_lm."
+        )
+    if spec.fit != "none":
+        notes.problem(
+            ("teacher", "fit"),
+            f'"{spec.fit}" fits classifiers. Allowed for causal_lm: none. Fine-tune the teacher first, and name its '
+            "folder in teacher.model.",
+        )
+    if spec.label_map is not None:
+        notes.problem(("teacher", "label_map"), "a language model has no labels to map. Remove it.")
 
 
 def _head(recipe: Recipe, spec: LocalTeacherSpec, checkpoint: Checkpoint, rows: RowsFound, notes: Notes) -> None:

@@ -86,6 +86,9 @@ class DataSpec(Spec):
     max_train_rows: Positive | None = Field(
         default=None, description="Use at most this many training rows, drawn by `seed`."
     )
+    max_held_out_rows: Positive | None = Field(
+        default=None, description="Use at most this many rows of validation, and of test, drawn by `seed`."
+    )
     transfer: tuple[TransferSpec, ...] = Field(default=(), description="More inputs, labelled by the teacher.")
     licence: str | None = Field(default=None, description="Licence of the data, for the model card.")
     seed: int = Field(default=0, ge=0, description="Seed of splits and draws.")

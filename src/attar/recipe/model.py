@@ -11,7 +11,7 @@ Source = Annotated[
     Field(
         min_length=1,
         description="A Hub name, a local folder, `package:NAME/PATH` for a model inside an installed pip package, "
-        "or `timm:NAME` for a timm model.",
+        "`timm:NAME` for a timm model, or (of a language model's teacher) a .gguf file.",
     ),
 ]
 Revision = Annotated[str | None, Field(description="Hub revision (branch, tag or commit).")]

@@ -50,7 +50,19 @@ class OnnxSpec(Spec):
     opset: Positive = Field(default=20, description="ONNX opset.")
 
 
-ExportSpec = OnnxSpec
+class GGUFSpec(Spec):
+    """GGUF, for llama.cpp and what is built on it: language models of the LLaMA family."""
+
+    kind: Literal["gguf"]
+    precision: Literal["f16", "q8_0", "q4_0"] = Field(
+        default="q8_0", description="q8_0 and q4_0 have one scale for 32 numbers, embeddings too."
+    )
+    min_agreement: Fraction | None = Field(
+        default=None, description="Least share of tokens with the same likeliest one; absent: by precision."
+    )
+
+
+ExportSpec = Annotated[OnnxSpec | GGUFSpec, Field(discriminator="kind")]
 
 
 class PolicySpec(Spec):

@@ -9,6 +9,8 @@ from pydantic import Field
 from attar.recipe.base import Fraction, Positive, Spec
 from attar.recipe.model import ModelConfig, RemoteCode, Revision, Source
 
+LayerImportance = Literal["uniform", "block_influence", "kl", "greedy_kl"]
+
 
 class VocabularySpec(Spec):
     """Which tokens of the teacher's vocabulary the student keeps (text)."""
@@ -35,13 +37,29 @@ class FromTeacherSpec(Spec):
 
     kind: Literal["from_teacher"]
     layers: Positive | tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        description="How many layers (evenly spaced), or which ones (0 is the first)."
+        description="How many layers (which ones, `layer_importance` says), or which ones (0 is the first)."
+    )
+    layer_importance: LayerImportance | None = Field(
+        default=None,
+        description="Which layers stay, where `layers` is a number. `uniform`: evenly spaced, of a causal language "
+        "model the first two and the last among them. The others are for causal language models, measured on training "
+        "rows: `block_influence`: those that turn their input furthest (ShortGPT); `kl`: those whose removal, one at a "
+        "time, moves the answers furthest; `greedy_kl`: the same, measured again after each removal (many passes). "
+        "Absent: `block_influence` of a causal language model where there are rows to measure it on, else `uniform`.",
     )
     hidden_size: Positive | None = Field(
-        default=None, description="Width; absent: the teacher's. Embeddings are projected by PCA."
+        default=None,
+        description="Width; absent: the teacher's. Embeddings are projected by PCA; of a causal language model the "
+        "channels that are largest in use stay.",
     )
     heads: Positive | None = Field(
-        default=None, description="Attention heads; absent: as many as keep the teacher's head size."
+        default=None,
+        description="Attention heads; absent: as many as keep the teacher's head size, or its ratio to the width.",
+    )
+    key_value_heads: Positive | None = Field(
+        default=None,
+        description="Key and value heads of a causal language model, each with its group of query heads; absent: as "
+        "many as keep the teacher's groups whole.",
     )
     intermediate_size: Positive | None = Field(
         default=None, description="Feed-forward width; absent: the teacher's ratio."
@@ -49,8 +67,8 @@ class FromTeacherSpec(Spec):
     max_positions: Positive | None = Field(default=None, description="Position embeddings kept; absent: all.")
     init: Literal["teacher", "embeddings", "random"] = Field(
         default="teacher",
-        description="`teacher`: embeddings and layers (layers only where the width stays, else projected); "
-        "`embeddings`: embeddings only; `random`: nothing.",
+        description="`teacher`: embeddings and layers (where the width is cut, projected, or refitted in a causal "
+        "language model); `embeddings`: embeddings only; `random`: nothing.",
     )
     dropout: Fraction | None = Field(default=None, description="Dropout of the student; absent: the teacher's.")
     vocabulary: VocabularySpec = Field(default=VocabularySpec(), description="Tokens kept (text).")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from attar.recipe.base import Finite, Positive, Rate, Spec
 
@@ -53,4 +53,49 @@ class ImageClassificationSpec(Spec):
     slice_by: str | None = Field(default=None, description="Column by whose values quality is also reported.")
 
 
-TaskSpec = Annotated[TextClassificationSpec | ImageClassificationSpec, Field(discriminator="kind")]
+class CausalLMSpec(Spec):
+    """A language model: each token is told from those before it. Plain texts, prompts with answers, or chats."""
+
+    kind: Literal["causal_lm"]
+    text: str = Field(default="text", description="Column with the text; with `prompt`, the column with the answer.")
+    prompt: str | None = Field(default=None, description="Column with what the answer follows; absent: plain texts.")
+    messages: str | None = Field(
+        default=None,
+        description="Column with chats, each a list of {role, content}; takes the place of `text` and `prompt`.",
+    )
+    template: Literal["auto", "never"] = Field(
+        default="auto",
+        description="`auto`: prompts and chats are written by the tokenizer's chat template where it has one; `never`: "
+        "prompt and answer stand one after another.",
+    )
+    learn: Literal["answers", "all"] = Field(
+        default="answers",
+        description="Which tokens count: those of answers (in chats, of the assistant), or all. Of plain texts all do.",
+    )
+    metric: Literal["auto", "perplexity"] = Field(
+        default="auto", description="`auto`: perplexity of the tokens that count; lower is better."
+    )
+    max_length: Annotated[int, Field(ge=2)] = Field(
+        default=512,
+        description="Longest sequence in tokens. Longer plain texts become several; longer prompts with answers, and "
+        "chats, are cut and counted.",
+    )
+    slice_by: str | None = Field(default=None, description="Column by whose values quality is also reported.")
+
+    @model_validator(mode="after")
+    def _one_form(self) -> CausalLMSpec:
+        if self.messages is not None and (self.prompt is not None or "text" in self.model_fields_set):
+            raise ValueError("give either `messages`, or `text` with or without `prompt`")
+        return self
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns that it reads, by the field that names each."""
+        if self.messages is not None:
+            return {"messages": self.messages}
+        return {"text": self.text} if self.prompt is None else {"prompt": self.prompt, "text": self.text}
+
+
+ClassificationSpec = TextClassificationSpec | ImageClassificationSpec
+"""Tasks whose rows have labels."""
+TaskSpec = Annotated[ClassificationSpec | CausalLMSpec, Field(discriminator="kind")]

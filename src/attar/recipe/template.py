@@ -1,4 +1,4 @@
-"""The commented recipe that `attar init` writes: one for texts, one for images. Every line of it is valid."""
+"""The commented recipe that `attar init` writes, one a kind of task. Every line of it is valid."""
 
 from __future__ import annotations
 
@@ -101,6 +101,62 @@ training:
   # mixup: 0.2               # the teacher is asked live and sees the mixed images
 """
 
+_LANGUAGE = """
+task:
+  kind: causal_lm
+  prompt: question           # column with what an answer follows; leave it out where `text` holds plain texts
+  text: answer               # column with the answer; `messages: COLUMN` in the place of both reads chats
+  # template: auto           # prompts and chats as the tokenizer's chat template writes them; or never
+  # learn: answers           # only the tokens of answers count; or all
+  max_length: 256            # longest sequence in tokens
+
+teacher:
+  kind: local
+  model: HuggingFaceTB/SmolLM2-135M-Instruct   # Hub name, folder, a .gguf file, or package:NAME/PATH
+  licence: apache-2.0
+
+data:
+  source: openai/gsm8k       # Hub name; parquet, CSV or JSONL file; folder of such files named by split
+  config: main
+  # splits: {train: train, test: test}   # validation is cut from train where it is absent
+  max_train_rows: 1600
+  max_held_out_rows: 100     # of validation, and of test
+
+student:
+  kind: from_teacher         # or from_config (any Transformers configuration), pretrained (with the same tokenizer)
+  layers: 8                  # how many (by block influence), or which: [0, 1, 5, 29]
+  vocabulary: {keep: all}    # or used: only tokens that the training texts need
+
+objectives:                  # a weighted sum; docs/objectives.md lists the kinds
+  - {kind: forward_kl}
+  # - {kind: hard_labels, weight: 0.1}   # the data's own next token
+
+"""
+
+_LANGUAGE_TRAINING = """\
+training:
+  epochs: 1
+  batch_size: 8
+  learning_rate: 1e-3
+  warmup: 0.1
+  # device: auto
+  # extra: {dataloader_num_workers: 2}   # any other field of transformers.TrainingArguments
+
+budget:                      # checked before work where possible; a missed one gives exit code 3
+  max_params: 50%            # a number, or a share of the teacher's
+
+export:
+  - {kind: gguf, precision: q8_0}   # for llama.cpp; or f16, q4_0
+
+# policy:                    # where the teacher's terms are unknown or forbid it: record why you may
+#   decision: allow
+#   reason: our own model
+#   decided_by: me
+
+report:
+  examples: on               # off for private data
+"""
+
 _OBJECTIVES = """\
 objectives:                  # a weighted sum; docs/objectives.md lists the kinds
   - {kind: forward_kl, temperature: 2.0}
@@ -133,6 +189,7 @@ report:
 TEMPLATES = {
     "text_classification": _HEAD + _TEXT + _OBJECTIVES + _TEXT_TRAINING + _TAIL,
     "image_classification": _HEAD + _IMAGE + _OBJECTIVES + _IMAGE_TRAINING + _TAIL,
+    "causal_lm": _HEAD + _LANGUAGE + _LANGUAGE_TRAINING,
 }
 
 

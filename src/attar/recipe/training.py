@@ -35,6 +35,11 @@ class TrainingSpec(Spec):
         description="Share of the student's tokens spelled in shorter pieces in each step, as words outside a reduced "
         "vocabulary will be.",
     )
+    balance: Literal["off", "gradient_norm"] = Field(
+        default="off",
+        description="gradient_norm: measure each objective's gradient before the first step, and scale the weights so "
+        "that they divide its size between the objectives.",
+    )
     keep: Literal["best", "last"] = Field(default="last", description="Weights kept: best on validation, or the last.")
     evaluations: Positive = Field(default=10, description="Validation passes, evenly spaced over training.")
     checkpoints: Annotated[int, Field(ge=0)] = Field(

@@ -24,8 +24,13 @@ _METRICS = {
     "micro_f1": "f1",
     "pearson": "pearsonr",
     "spearman": "spearmanr",
+    "perplexity": "perplexity",
 }
-_PIPELINES = {"text_classification": "text-classification", "image_classification": "image-classification"}
+_PIPELINES = {
+    "text_classification": "text-classification",
+    "image_classification": "image-classification",
+    "causal_lm": "text-generation",
+}
 _LABELS_SHOWN = 100
 
 
@@ -164,7 +169,8 @@ def _made(run: RunFacts) -> str:
         f"Rows: {rows}. The test split was read once.",
     ]
     if run.control is not None:
-        lines.append("The control is the same student, trained on the labels alone.")
+        alone = "the text alone, without the teacher" if run.task == "causal_lm" else "the labels alone"
+        lines.append(f"The control is the same student, trained on {alone}.")
     return say.plain(" ".join(lines))
 
 

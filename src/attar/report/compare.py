@@ -81,7 +81,7 @@ def _row(name: str, values: Sequence[float | None], written: say.Written, change
 
 
 def _change_points(metric: str) -> Callable[[float, float], str]:
-    return lambda value, first: say.difference(metric, value - first)
+    return lambda value, first: say.difference(metric, say.better_by(metric, value, first))
 
 
 def _change_percent(value: float, first: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attar.facts import RunFacts, TrainingFacts
+from attar.facts import LayerMapFacts, RunFacts, TrainingFacts
 from attar.report import numbers as say
 from attar.report.figures import Line, Role, figure, key, lines, reliability
 from attar.report.headline import artifact_name
@@ -29,21 +29,28 @@ def training(run: RunFacts) -> Html | None:
     for name in names[:_PANELS]:
         title = _curve_title(name, run.quality.metric)
         written = _written(name, run.quality.metric)
-        series = [Line(_ROLES[m][1], _ROLES[m][0], _points(t, name)) for m, t in run.training.items() if m in _ROLES]
+        sign = -1 if name.startswith("validation") and say.lower_is_better(run.quality.metric) else 1
+        drawn = [(*_ROLES[m], _points(t, name, sign)) for m, t in run.training.items() if m in _ROLES]
+        series = [Line(label, role, points) for role, label, points in drawn]
         panels.append(
             figure(title, lines(title, [s for s in series if s.points], written, "step", 252 if four else 340))
         )
     facts: list[tuple[str, Child]] = []
     for model, found in run.training.items():
-        speed = f"{say.count(found.rows_per_second)} rows a second"
+        speed = f"{say.count(found.rows_per_second)} {found.counted} a second"
         kept = f"weights of step {say.count(found.best_step)}"
         amount = (
             f"{say.count(found.steps)} steps, {found.epochs:g} epochs, {say.seconds(found.seconds)}, {speed}, {kept}"
         )
         facts.append((_ROLES.get(model, ("other", model))[1].capitalize(), amount))
-    initial = run.training["student"].initial if "student" in run.training else {}
-    if initial:
-        facts.append(("Start of the student", "; ".join(f"{k.replace('_', ' ')}: {v}" for k, v in initial.items())))
+    student = run.training.get("student")
+    if student is not None and student.initial:
+        start = "; ".join(f"{k.replace('_', ' ')}: {v}" for k, v in student.initial.items())
+        facts.append(("Start of the student", start))
+    facts += [(f"Layers in {name}", _layers(found)) for name, found in (student.layers.items() if student else ())]
+    if student is not None and student.balance:
+        parts = [f"{n}: norm {one.norm:.3g}, weight \u00d7 {one.factor:.3g}" for n, one in student.balance.items()]
+        facts.append(("Gradients balanced", "; ".join(parts)))
     shown = [_ROLES[m] for m in run.training if m in _ROLES]
     return tag(
         "section",
@@ -161,18 +168,35 @@ def parity(run: RunFacts) -> Html | None:
     )
 
 
+def _layers(found: LayerMapFacts) -> str:
+    """Which layers an objective compares, and how they were matched."""
+    likeness = [f" ({value:.2f})" for value in found.similarities] or [""] * len(found.pairs)
+    pairs = ", ".join(f"{ours} with {theirs}{like}" for (ours, theirs), like in zip(found.pairs, likeness, strict=True))
+    how = {
+        "given": "as the recipe gives them",
+        "last": "the last of both",
+        "uniform": "evenly spaced",
+        "cka": f"chosen, before training, by linear CKA (in brackets) on {say.count(found.rows or 0)} training rows",
+    }[found.how]
+    return f"student {pairs} of the teacher; {how}"
+
+
 def _bound(sign: str, bound: float | None, written: say.Written) -> Html | None:
     return None if bound is None else tag("span", f"bound {sign} {written(bound)}", class_="note")
 
 
-def _points(found: TrainingFacts, name: str) -> list[tuple[float, float]]:
-    return [(p.get("step", float(i)), p[name]) for i, p in enumerate(found.curve) if name in p]
+def _points(found: TrainingFacts, name: str, sign: int) -> list[tuple[float, float]]:
+    """`sign`: -1 where training saw the negative of a metric, since higher is better there."""
+    return [(p.get("step", float(i)), sign * p[name]) for i, p in enumerate(found.curve) if name in p]
 
 
 def _curve_title(name: str, metric: str) -> str:
     if name.startswith("validation"):
         return f"{say.metric_name(metric).capitalize()} on validation"
-    return "Loss" if name == "loss" else f"Term {name.removeprefix('term_')}"
+    if name == "loss":
+        return "Loss"
+    what, _, term = name.partition("_")
+    return f"Term {term}" if what == "term" else f"{what.capitalize()} of {term}"
 
 
 def _written(name: str, metric: str) -> say.Written:

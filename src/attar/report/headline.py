@@ -13,6 +13,7 @@ from attar.report.numbers import (
     NBSP,
     confidence,
     difference_interval,
+    lower_is_better,
     metric_name,
     milliseconds,
     percent,
@@ -83,6 +84,9 @@ def sentence(run: RunFacts) -> str:
         return (
             f"{factor}, with {metric_name(run.quality.metric)} of {quality(run.quality.metric, run.quality.student)}."
         )
+    if lower_is_better(run.quality.metric):
+        own, theirs = (quality(run.quality.metric, value) for value in (run.quality.student, run.quality.teacher))
+        return f"{factor}, with a {metric_name(run.quality.metric)} of {own} where the teacher has {theirs}."
     if found.of == "answers":
         return f"{factor}, giving the teacher\u2019s answer to {percent(found.interval.value)} of rows."
     return f"{factor}, keeping {percent(found.interval.value)} of the teacher\u2019s {found.of}."
@@ -94,7 +98,8 @@ def headline(run: RunFacts) -> list[str]:
     own = f"{size(file.bytes)} ({artifact_name(file)})" if file else f"{size(run.student.bytes)} (weights)"
     lines = [sentence(run), f"  size      {size(run.teacher.bytes)} -> {own}"]
     if (found := kept(run)) is not None:
-        lines.append(f"  kept      {share(found.interval)}, {confidence(found.interval)} ({found.by})")
+        what = f"{found.by}: the teacher's over its own" if lower_is_better(run.quality.metric) else found.by
+        lines.append(f"  kept      {share(found.interval)}, {confidence(found.interval)} ({what})")
     if run.quality.student is not None:
         metric = run.quality.metric
         names = ("teacher", "student", "control")

@@ -72,7 +72,9 @@ def examples(run: RunFacts) -> Html | None:
         tag("h2", "Where teacher and student differ"),
         tag(
             "p",
-            "Test rows with different answers, those first where both are surest. ",
+            "Test rows on which the student lost most, by token. "
+            if run.task == "causal_lm"
+            else "Test rows with different answers, those first where both are surest. ",
             tag("code", "report.examples: off"),
             " hides them.",
         ),
@@ -114,7 +116,7 @@ def _class_table(caption: str, head: str, rows: list[ClassFacts], metric: str) -
             value_of(metric, c.teacher),
             value_of(metric, c.student),
             value_of(metric, c.control),
-            say.difference(metric, c.student - c.teacher) if c.teacher is not None else NONE,
+            say.difference(metric, say.better_by(metric, c.student, c.teacher)) if c.teacher is not None else NONE,
         ]
         for c in rows
     ]

@@ -16,6 +16,8 @@ MINUS = "\u2212"
 NOT_MEASURED = "not measured"
 
 _SHARES = {"accuracy", "macro_f1", "micro_f1", "agreement"}
+_LOWER = {"perplexity"}
+"""Metrics of which lower is better; their values have two decimals."""
 _NAMES = {
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
@@ -32,21 +34,35 @@ def metric_name(metric: str) -> str:
 
 
 def quality(metric: str, value: float | None) -> str:
-    """A metric's value: per cent for shares, three decimals for correlations."""
+    """A metric's value: per cent for shares, three decimals for correlations, two for perplexity."""
     if value is None:
         return NOT_MEASURED
-    return percent(value) if metric in _SHARES else decimals(value, 3)
+    return percent(value) if metric in _SHARES else decimals(value, _digits(metric))
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a smaller value of the metric is the better one."""
+    return metric in _LOWER
+
+
+def better_by(metric: str, one: float, other: float) -> float:
+    """How much better `one` is than `other`: positive where it is, whichever way the metric runs."""
+    return other - one if metric in _LOWER else one - other
 
 
 def difference(metric: str, value: float) -> str:
-    """A signed difference of two values of a metric: percentage points for shares."""
+    """How much better a value of a metric is, signed: percentage points for shares; where lower is better a positive
+    one is told as `lower`.
+    """
+    if metric in _LOWER:
+        return f"{decimals(abs(value), _digits(metric))}{NBSP}{'lower' if value >= 0 else 'higher'}"
     scaled, digits, unit = (100 * value, 1, f"{NBSP}points") if metric in _SHARES else (value, 3, "")
     return f"{_signed(scaled, digits)}{unit}"
 
 
 def difference_interval(metric: str, interval: Interval) -> str:
     """A signed difference with its bounds: `+2.1 points (+1.2 – +3.0)`."""
-    scale, digits = (100, 1) if metric in _SHARES else (1, 3)
+    scale, digits = (100, 1) if metric in _SHARES else (1, _digits(metric))
     bounds = f"{_signed(scale * interval.lo, digits)} {DASH} {_signed(scale * interval.hi, digits)}"
     return f"{difference(metric, interval.value)} ({bounds.replace(' ', NBSP)})"
 
@@ -58,7 +74,7 @@ def percent(value: float, digits: int = 1) -> str:
 
 def bounds(metric: str, interval: Interval) -> str:
     """The interval's bounds without unit: `97.9 – 99.2`."""
-    scale, digits = (100, 1) if metric in _SHARES else (1, 3)
+    scale, digits = (100, 1) if metric in _SHARES else (1, _digits(metric))
     return f"{decimals(scale * interval.lo, digits)}{NBSP}{DASH}{NBSP}{decimals(scale * interval.hi, digits)}"
 
 
@@ -131,6 +147,10 @@ def decimals(value: float, digits: int) -> str:
 def plain(text: str) -> str:
     """The same text for terminals and plain text: ordinary spaces, hyphens and apostrophes."""
     return text.replace(NBSP, " ").replace(MINUS, "-").replace("\u2019", "'")
+
+
+def _digits(metric: str) -> int:
+    return 2 if metric in _LOWER else 3
 
 
 def _signed(value: float, digits: int) -> str:

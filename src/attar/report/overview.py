@@ -99,8 +99,8 @@ def models(run: RunFacts) -> Html:
         table("Size, quality and latency", columns, rows, marked=[marked], hide=True),
         tag(
             "p",
-            "The control is the same student with the same start, inputs, order and steps, trained on the labels "
-            "without a teacher. "
+            "The control is the same student with the same start, inputs, order and steps, trained on the "
+            f"{'text' if run.task == 'causal_lm' else 'labels'} without a teacher. "
             if run.control is not None
             else None,
             "The marked row is the smallest file: the one to ship. " if file else None,
@@ -136,13 +136,20 @@ def gain(run: RunFacts) -> Html | None:
     extra: list[str] = []
     if run.evaluation.mcnemar_p is not None:
         extra.append(f"McNemar\u2019s exact test, student against control: {say.p_value(run.evaluation.mcnemar_p)}.")
-    extra.append(
-        f"The student gives the teacher\u2019s answer to {say.share(run.evaluation.agreement)} of the test rows."
-    )
+    extra.append(_agreement(run))
     if run.evaluation.kl_to_teacher is not None:
         extra.append(f"Mean divergence from the teacher: {say.decimals(run.evaluation.kl_to_teacher, 3)} nats.")
     body = [tag("p", line, class_="statement"), tag("p", " ".join(extra))]
     return tag("section", tag("h2", "What the teacher added"), body, id="gain")
+
+
+def _agreement(run: RunFacts) -> str:
+    share = say.share(run.evaluation.agreement)
+    if run.task != "causal_lm":
+        return f"The student gives the teacher\u2019s answer to {share} of the test rows."
+    if run.evaluation.kl_to_teacher is None:
+        return "The student\u2019s tokenizer cuts every test text otherwise: no token could be compared one by one."
+    return f"Student and teacher have the same likeliest token for {share} of the test tokens."
 
 
 def budget(run: RunFacts) -> Html | None:
@@ -206,6 +213,8 @@ def _tiles(run: RunFacts) -> list[tuple[str, Child]]:
     tiles: list[tuple[str, Child]] = []
     if (found := kept(run)) is not None:
         label = "Answers shared" if found.of == "answers" else "Quality kept"
+        if say.lower_is_better(run.quality.metric):
+            label = f"{say.metric_name(run.quality.metric).capitalize()}, teacher\u2019s over student\u2019s"
         range_ = f"{say.bounds('agreement', found.interval)}, {say.confidence(found.interval)}; {found.by}"
         tiles.append((label, _tile(say.percent(found.interval.value), range_)))
     fold = smaller(run)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, assert_never, cast
 
@@ -14,25 +12,20 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
 from attar.errors import PlanError
+from attar.plan.cuts import encoder_problems
 from attar.recipe.sources import find_source
-from attar.recipe.student import FromConfigSpec, FromTeacherSpec, PretrainedSpec, StudentSpec, VocabularySpec
+from attar.recipe.student import FromConfigSpec, FromTeacherSpec, PretrainedSpec, StudentSpec
 from attar.students.cut import FAMILIES, copy_cut, even_layers
-from attar.students.vocabulary import Reduced, reduce_vocabulary, special_ids
+from attar.students.decoder import Batch, is_decoder
+from attar.students.decoder_student import student_of_decoder
+from attar.students.student import Student, reduced_vocabulary, seeded, vocabulary_facts
+from attar.students.vocabulary import Reduced, special_ids
 from attar.tasks.base import Processor, Task
 
 _IDENTITY = {
     "architectures", "_name_or_path", "transformers_version", "dtype", "torch_dtype", "id2label", "label2id",
     "num_labels", "problem_type", "pruned_heads", "finetuning_task",
 }  # fmt: skip
-
-
-@dataclass
-class Student:
-    """A student before training: a Transformers model with its head, its processor, and what it took over."""
-
-    model: nn.Module
-    processor: Processor
-    initial: dict[str, Any]
 
 
 def build_student(
@@ -42,24 +35,28 @@ def build_student(
     teacher: nn.Module | None,
     processor: Processor,
     texts: Sequence[str],
+    batches: Sequence[Batch] = (),
     seed: int,
     init: Literal["recipe", "random"] = "recipe",
 ) -> Student:
     """Build the student that a recipe describes.
 
     `teacher` and `processor` are the teacher's model and tokenizer or image processor; `texts` decide which tokens stay
-    (empty for images). The same seed gives the same weights, whatever was drawn before; `random` keeps shape and
+    (empty for images), `batches` of training rows what matters in a causal language model (see `student_of_decoder`;
+    others need none). The same seed gives the same weights, whatever was drawn before; `random` keeps shape and
     vocabulary but copies nothing. Raises PlanError where the parts do not fit.
     """
     match spec:
         case FromConfigSpec():
-            reduced = _reduce(spec.vocabulary, processor, texts)
+            reduced = reduced_vocabulary(spec.vocabulary, processor, texts)
             fields = {"model_type": spec.config["model_type"], **_token_fields(reduced, processor if texts else None)}
             config = {**spec.config, **_known(fields)}
             with seeded(seed):
                 model = task.build_model(config)
-            return Student(model, reduced.tokenizer if reduced else processor, _vocabulary_facts(reduced, processor))
+            return Student(model, reduced.tokenizer if reduced else processor, vocabulary_facts(reduced, processor))
         case FromTeacherSpec():
+            if is_decoder(teacher):
+                return student_of_decoder(spec, teacher, processor, texts, batches, seed, init)
             return _from_teacher(spec, task, teacher, processor, texts, seed, init)
         case PretrainedSpec():
             return _pretrained(spec, task, texts, seed, init)
@@ -78,14 +75,6 @@ def save_student(model: nn.Module, processor: Processor, folder: Path) -> None:
         save_model(model, str(folder / "model.safetensors"))
     if hasattr(processor, "save_pretrained"):
         processor.save_pretrained(folder)
-
-
-@contextmanager
-def seeded(seed: int) -> Generator[None]:
-    """Draw from `seed` inside, and leave the global random state as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 def body_of(model: nn.Module) -> PreTrainedModel:
@@ -117,7 +106,9 @@ def _from_teacher(
             f'student.kind: cannot cut a "{config["model_type"]}" teacher; known: {", ".join(FAMILIES)}. '
             "Use from_config or pretrained."
         )
-    reduced = _reduce(spec.vocabulary, processor, texts)
+    if problems := encoder_problems(spec):
+        raise PlanError([f"student.{field}: {message}" for field, message in problems])
+    reduced = reduced_vocabulary(spec.vocabulary, processor, texts)
     total = int(body.config.num_hidden_layers)
     layers = spec.layers if isinstance(spec.layers, tuple) else even_layers(spec.layers, total)
     if wrong := [layer for layer in layers if layer >= total]:
@@ -126,7 +117,7 @@ def _from_teacher(
     small |= {name: value for name, value in _token_fields(reduced, None).items() if name in config}
     with seeded(seed):
         model = task.build_model(small)
-    initial = _vocabulary_facts(reduced, processor)
+    initial = vocabulary_facts(reduced, processor)
     how = "random" if init == "random" else spec.init
     if how != "random":
         student_body = body_of(model)
@@ -173,13 +164,13 @@ def _pretrained(
     with seeded(seed):
         model = task.load_model(where, trust_remote_code=spec.trust_remote_code, revision=spec.revision, new_head=True)
     processor = task.load_processor(where, trust_remote_code=spec.trust_remote_code, revision=spec.revision)
-    reduced = _reduce(spec.vocabulary, processor, texts)
+    reduced = reduced_vocabulary(spec.vocabulary, processor, texts)
     if reduced is not None:
         _keep_rows(cast("PreTrainedModel", model), reduced)
     if init == "random":
         with seeded(seed):
             model = task.build_model(_known(cast("PreTrainedModel", model).config.to_dict()))
-    initial = {"init": init, **_vocabulary_facts(reduced, processor)}
+    initial = {"init": init, **vocabulary_facts(reduced, processor)}
     return Student(model, reduced.tokenizer if reduced else processor, initial)
 
 
@@ -195,10 +186,6 @@ def _keep_rows(model: PreTrainedModel, reduced: Reduced) -> None:
         setattr(model.config, name, value)
 
 
-def _reduce(spec: VocabularySpec, processor: Processor, texts: Sequence[str]) -> Reduced | None:
-    return reduce_vocabulary(processor, texts, spec.min_count) if spec.keep == "used" and texts else None
-
-
 def _token_fields(reduced: Reduced | None, tokenizer: Processor | None) -> dict[str, Any]:
     """Fields of a model configuration that follow from its tokenizer."""
     if reduced is not None:
@@ -206,7 +193,3 @@ def _token_fields(reduced: Reduced | None, tokenizer: Processor | None) -> dict[
     if tokenizer is not None:
         return {"vocab_size": len(tokenizer), **special_ids(tokenizer)}
     return {}
-
-
-def _vocabulary_facts(reduced: Reduced | None, processor: Processor) -> dict[str, Any]:
-    return {} if reduced is None else {"tokens_kept": len(reduced.kept), "tokens_of_teacher": len(processor)}

@@ -1,8 +1,8 @@
 """What every task answers. A task is one file: how rows become batches, which model serves it, which metric counts.
 
-Rows come from `attar.data` in one form: columns `text` (and `text_pair`) or `image`, `label`, `origin`, and `slice`
-where the recipe asks for slices. `label` is an int64 id (-100: none), a float32 multi-hot list, or a float (NaN:
-none). Shape letters: N rows, T tokens, C outputs (logits).
+Rows come from `attar.data` in one form: columns `text` (and `text_pair`) or `image`, of language models `text` (and
+`prompt`) or `messages`; `label`, `origin`, and `slice` where the recipe asks for slices. `label` is an int64 id (-100:
+none), a float32 multi-hot list, or a float (NaN: none). Shape letters: N rows, T tokens, C outputs (logits).
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class Task(Protocol):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names by id; one name for regression; never empty (data without labels takes the teacher's)."""
+        """Names by id; one name for regression; empty for language models alone (data without labels takes the
+        teacher's).
+        """
         ...
 
     @property

@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
-from attar.errors import PlanError, TeacherError
+from attar.errors import PlanError
 from attar.hashing import hash_bytes
 from attar.recipe.task import TextClassificationSpec
 from attar.tasks.base import Encoded, Problem, Processor
 from attar.tasks.heads import METRICS, build_with_head, head_fields, label_array, load_with_head
 from attar.tasks.long_texts import shortened
+from attar.tasks.padding import padded
+from attar.tasks.tokenizers import load_tokenizer
 
 _CHUNK = 8192
-_ROBERTA_LIKE = "roberta"
 _SHOWN_CHARACTERS = 1000
 
 
@@ -39,27 +39,8 @@ class TextClassification:
     def load_processor(
         self, folder: str | Path, *, trust_remote_code: bool = False, revision: str | None = None
     ) -> Processor:
-        """The tokenizer; its `model_max_length` is lowered to the positions that the model beside it has, and a
-        tokenizer without padding token pads with its end token. Raises TeacherError.
-        """
-        where: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision or "main"}
-        try:
-            tokenizer = cast("Any", AutoTokenizer.from_pretrained(str(folder), **where))
-        except Exception as error:  # Transformers and the Hub client raise many unrelated types
-            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise TeacherError(
-                f"{folder}: no tokenizer can be loaded: {cause}. Check the name or the folder."
-            ) from error
-        if tokenizer.pad_token_id is None:
-            if tokenizer.eos_token_id is None:
-                raise TeacherError(
-                    f"{folder}: the tokenizer has neither a padding nor an end token; rows cannot be batched."
-                )
-            tokenizer.pad_token = tokenizer.eos_token
-        positions = _positions(folder, where)
-        if positions is not None:
-            tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
-        return tokenizer
+        """The tokenizer, as `load_tokenizer` makes it. Raises TeacherError."""
+        return load_tokenizer(folder, trust_remote_code=trust_remote_code, revision=revision)
 
     def load_model(
         self,
@@ -121,21 +102,13 @@ class TextClassification:
         """int64 [N, T] each, padded to the longest row of the batch on the tokenizer's side, with `attention_mask`
         where the tokenizer's models read one.
         """
-        chosen = np.asarray(rows, dtype=np.int64)
-        lengths = encoded.lengths[chosen]
-        width = int(lengths.max(initial=0))
-        place = np.arange(width)
-        left = processor.padding_side == "left"
-        real = place >= (width - lengths)[:, None] if left else place < lengths[:, None]
-        order = chosen.tolist()
-        made: dict[str, Tensor] = {}
-        for name, arrays in encoded.inputs.items():
-            padded = np.full(real.shape, _padding(name, processor), dtype=np.int64)
-            padded[real] = np.concatenate([arrays[row] for row in order]) if order else []
-            made[name] = torch.from_numpy(padded)
-        if "attention_mask" in processor.model_input_names:
-            made["attention_mask"] = torch.from_numpy(real.astype(np.int64))
-        return made
+        return padded(
+            encoded,
+            rows,
+            fill={"input_ids": int(processor.pad_token_id), "token_type_ids": int(processor.pad_token_type_id)},
+            left=processor.padding_side == "left",
+            mask="attention_mask" in processor.model_input_names,
+        )
 
     def content_keys(self, rows: Dataset) -> list[str]:
         """Hash of the text, or of both texts of a pair, exactly as they are."""
@@ -166,32 +139,8 @@ class TextClassification:
         return limit
 
 
-def _positions(folder: str | Path, where: dict[str, Any]) -> int | None:
-    """How many tokens the model beside a tokenizer can place; None where it does not say, or no model is there."""
-    try:
-        config = cast("Any", AutoConfig.from_pretrained(str(folder), **where))
-    except (OSError, ValueError):
-        return None
-    positions = cast("int | None", getattr(config, "max_position_embeddings", None))
-    if positions is None or positions <= 0:
-        return None
-    # RoBERTa's positions start behind the padding id.
-    offset = int(config.pad_token_id) + 1 if _ROBERTA_LIKE in str(config.model_type) else 0
-    return positions - offset
-
-
 def _cut_rows(made: Any, lengths: np.ndarray, limit: int) -> int:
     """Rows that were cut; for a tokenizer without Rust backend an upper bound, rows as long as the limit."""
     if made.encodings is None:
         return int((lengths >= limit).sum())
     return sum(bool(encoding.overflowing) for encoding in made.encodings)
-
-
-def _padding(name: str, processor: Processor) -> int:
-    match name:
-        case "input_ids":
-            return int(processor.pad_token_id)
-        case "token_type_ids":
-            return int(processor.pad_token_type_id)
-        case _:
-            return 0

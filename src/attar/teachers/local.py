@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -14,11 +15,24 @@ from attar.errors import AttarError, TeacherError
 from attar.facts import SourceFacts
 from attar.identity import hash_module
 from attar.recipe.teacher import LocalTeacherSpec
-from attar.signals import HiddenKey, Wanted, ask
+from attar.signals import HiddenKey, Inside, Wanted, ask, look_inside
 from attar.tasks.base import Processor, Task
+from attar.tasks.causal_lm import CausalLM
+from attar.tasks.tokenizers import ready
 from attar.teachers.frozen import Frozen
+from attar.teachers.gguf import read_gguf
 from attar.teachers.labels import OutputOrder, order_outputs
-from attar.teachers.origin import Origin, check_code, find_model, from_folder, has_head, own_labels, quiet, read_config
+from attar.teachers.origin import (
+    Origin,
+    check_code,
+    find_model,
+    from_folder,
+    has_head,
+    own_labels,
+    quiet,
+    read_config,
+    writes,
+)
 
 
 @dataclass
@@ -30,8 +44,8 @@ class LocalTeacher:
     processor: Processor
     family: str
     """Transformers' model_type, or the module's class name."""
-    widths: dict[int, int]
-    """Width of each hidden state, 0 (embeddings) to L; empty where the model offers none."""
+    inside: Inside
+    """What it shows of its inside; empty where the model offers nothing."""
     labels: tuple[str, ...] | None
     """The task's labels, in order."""
     source: SourceFacts
@@ -40,9 +54,14 @@ class LocalTeacher:
     """What the user should hear about the label map."""
 
     @property
+    def widths(self) -> Mapping[int, int]:
+        """Width of each hidden state, 0 (embeddings) to L; empty where the model offers none."""
+        return self.inside.widths
+
+    @property
     def layers(self) -> int:
         """L: number of the last hidden state."""
-        return max(self.widths, default=0)
+        return self.inside.layers
 
     def resolve(self, wanted: Wanted) -> Wanted:
         """`wanted` with negative layers counted from the end. Raises TeacherError for a layer that is not there."""
@@ -51,7 +70,7 @@ class LocalTeacher:
             offered = f"layers 0 to {self.layers}" if self.widths else "no hidden states"
             raise TeacherError(f"{self.source.name} offers {offered}, but layer {absent[0]} is wanted by an objective.")
         hidden = {HiddenKey(key.layer % len(self.widths), key.pool) for key in wanted.hidden}
-        return Wanted(wanted.logits, tuple(sorted(hidden)))
+        return Wanted(wanted.logits, tuple(sorted(hidden)), wanted.attention)
 
 
 def load_local(spec: LocalTeacherSpec, task: Task, *, folder: Path | None = None) -> LocalTeacher:
@@ -61,15 +80,25 @@ def load_local(spec: LocalTeacherSpec, task: Task, *, folder: Path | None = None
     """
     name = spec.model or "teacher"
     origin = from_folder(folder, name, spec.licence) if folder is not None else find_origin(spec)
+    if origin.folder.is_file():
+        return _from_gguf(origin, name, task)
     config = read_config(origin.folder)
     check_code(config, name, trust_remote_code=spec.trust_remote_code)
-    if not has_head(config):
+    if isinstance(task, CausalLM):
+        if not writes(config):
+            raise TeacherError(
+                f"{name}: is no causal language model (architectures: {config.get('architectures')}). Name one in "
+                "`teacher.model`."
+            )
+    elif not has_head(config):
         raise TeacherError(
             f"{name}: has no classification head (architectures: {config.get('architectures')}), so it cannot answer "
             "this "
             "task. Use `teacher.fit: probe` or `full` to give it one from your data."
         )
-    order = order_outputs(own_labels(origin.folder), task.labels, spec.label_map)
+    order = OutputOrder(None)
+    if task.labels:
+        order = order_outputs(own_labels(origin.folder), task.labels, spec.label_map)
     remote = spec.trust_remote_code
     model, processor = load_parts(
         name,
@@ -79,6 +108,14 @@ def load_local(spec: LocalTeacherSpec, task: Task, *, folder: Path | None = None
         ),
     )
     return assemble(model, processor, task, order=order, source=origin.source, folder=origin.folder)
+
+
+def _from_gguf(origin: Origin, name: str, task: Task) -> LocalTeacher:
+    if not isinstance(task, CausalLM):
+        raise TeacherError(f"{name}: is a language model in a GGUF file, but the task is {task.spec.kind}.")
+    model, tokenizer = read_gguf(origin.folder)
+    processor = ready(tokenizer, name, None)
+    return assemble(model, processor, task, order=OutputOrder(None), source=origin.source, folder=origin.folder)
 
 
 def from_module(module: nn.Module, processor: Processor, task: Task, *, name: str | None = None) -> LocalTeacher:
@@ -112,7 +149,7 @@ def assemble(
         model=frozen,
         processor=processor,
         family=str(getattr(config, "model_type", None) or type(model).__name__),
-        widths=_measure(frozen, processor, task, source.name),
+        inside=_measure(frozen, processor, task, source.name),
         labels=task.labels,
         source=source,
         folder=folder,
@@ -136,22 +173,18 @@ def load_parts(name: str, load: Any) -> Any:
         ) from error
 
 
-def _measure(model: Frozen, processor: Processor, task: Task, name: str) -> dict[int, int]:
-    """Widths of the hidden states, found by asking one made-up row."""
+def _measure(model: Frozen, processor: Processor, task: Task, name: str) -> Inside:
+    """What it shows of its inside, found by asking one made-up row."""
     parameter = next(model.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
     inputs = {key: value.to(device) for key, value in made_up_row(processor, task).items()}
     try:
-        answer = model(**inputs, output_hidden_states=True)
+        inside = look_inside(model, inputs)
+        if not inside.widths:
+            ask(model, inputs, Wanted())
     except TypeError as error:
-        if "output_hidden_states" not in str(error):
-            raise TeacherError(
-                f"{name}: its forward does not take the task's inputs {sorted(inputs)}: {error}."
-            ) from error
-        ask(model, inputs, Wanted())
-        return {}
-    states = cast("tuple[Tensor, ...] | None", getattr(answer, "hidden_states", None)) or ()
-    return {i: state.shape[1] if state.dim() == 4 else state.shape[-1] for i, state in enumerate(states)}
+        raise TeacherError(f"{name}: its forward does not take the task's inputs {sorted(inputs)}: {error}.") from error
+    return inside
 
 
 def made_up_row(processor: Processor, task: Task) -> dict[str, Tensor]:
@@ -160,6 +193,9 @@ def made_up_row(processor: Processor, task: Task) -> dict[str, Tensor]:
         case "image_classification":
             side = task.spec.image_size
             return {"pixel_values": torch.zeros(1, 3, side, side)}
+        case "causal_lm":
+            ids = processor("a b", add_special_tokens=False)["input_ids"]
+            return {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.int64)}
         case _:
             pair = ("a", "a") if task.spec.text_pair else ("a",)
             return dict(processor(*pair, return_tensors="pt"))

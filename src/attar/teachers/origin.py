@@ -16,7 +16,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from attar.errors import MissingExtra, TeacherError
 from attar.facts import SourceFacts
-from attar.hashing import hash_folder, hash_value
+from attar.hashing import hash_file, hash_folder, hash_value
+from attar.plan.checkpoint import LANGUAGE_HEADS
 from attar.recipe.sources import find_source
 
 _DOCUMENTS = ["*.json", "*.txt", "*.model", "*.jinja", "README.md", "1_Pooling/*"]
@@ -25,7 +26,7 @@ _HEADS = ("ForSequenceClassification", "ForImageClassification")
 
 @dataclass(frozen=True)
 class Origin:
-    """A model folder and where it came from."""
+    """A model folder, or a GGUF file, and where it came from."""
 
     folder: Path
     source: SourceFacts
@@ -40,6 +41,9 @@ def find_model(
         return _from_hub(_timm_repository(found.name), name, revision, licence, trust_remote_code)
     if found.kind == "python":
         raise TeacherError('teacher.model: "python" means a module handed over in Python, but none was.')
+    if found.path is not None and found.path.suffix == ".gguf" and found.path.is_file():
+        facts = SourceFacts(role="teacher", name=name, hash=hash_file(found.path), licence=licence)
+        return Origin(found.path, facts)
     if found.kind == "file" and found.path is not None:
         raise _lone_file(found.path)
     if found.path is not None:
@@ -116,6 +120,11 @@ def has_head(config: dict[str, Any]) -> bool:
     """Whether a folder's model ends in a classification head (all of timm's do)."""
     architectures = config.get("architectures") or []
     return "architecture" in config or any(str(name).endswith(_HEADS) for name in architectures)
+
+
+def writes(config: dict[str, Any]) -> bool:
+    """Whether a folder's model is a causal language model."""
+    return any(str(name).endswith(LANGUAGE_HEADS) for name in config.get("architectures") or [])
 
 
 def own_labels(folder: Path) -> tuple[str, ...]:

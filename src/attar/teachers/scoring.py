@@ -80,7 +80,7 @@ def score_batch(
         _check_finite(value, rows, split, f"input `{name}` has")
     with torch.no_grad():
         signals = ask(model, {name: value.to(device) for name, value in inputs.items()}, wanted)
-    logits = None if signals.logits is None else signals.logits.float().cpu()
+    logits = None if signals.dense_logits is None else signals.dense_logits.float().cpu()
     hidden = {key: value.float().cpu() for key, value in signals.hidden.items()}
     if logits is not None:
         _check_finite(logits, rows, split, "the teacher's logits have")
@@ -130,7 +130,7 @@ def check_classes(logits: np.ndarray | Tensor, task: Task, name: str) -> None:
 
 def named(signals: Signals) -> dict[str, Tensor]:
     """Signals under the names that a store gives them."""
-    logits = {} if signals.logits is None else {"logits": signals.logits}
+    logits = {} if signals.dense_logits is None else {"logits": signals.dense_logits}
     return {**logits, **{f"hidden:{key.layer}:{key.pool}": value for key, value in signals.hidden.items()}}
 
 

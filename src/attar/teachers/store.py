@@ -25,10 +25,10 @@ import numpy as np
 import torch
 
 from attar.errors import StorageError, StoreError
-from attar.hashing import canonical_json, hash_value, sha256
+from attar.hashing import canonical_json, hash_value
 from attar.signals import HiddenKey, Pool, Signals, Wanted
 from attar.storage import atomic_write
-from attar.teachers.shards import KEYS, ShardFacts, map_shard, remedy
+from attar.teachers.shards import KEYS, ShardFacts, damage, map_shard, remedy
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -38,12 +38,13 @@ _POOLS = ("mean", "first")
 
 
 def offers_of(wanted: Wanted) -> tuple[str, ...]:
-    """Names of signals as a store writes them: `logits`, `hidden:LAYER:POOL`. Raises StoreError for `pool: none`."""
-    unpooled = [key for key in wanted.hidden if key.pool == "none"]
+    """Names of signals as a store writes them: `logits`, `hidden:LAYER:POOL`. StoreError: what is not pooled."""
+    unpooled = [f"hidden state {key.layer} with `pool: {key.pool}`" for key in wanted.hidden if key.pool not in _POOLS]
+    unpooled += [f"{key.of} of attention layer {key.layer}" for key in wanted.attention]
     if unpooled:
         raise StoreError(
-            f"hidden states with `pool: none` (layer {unpooled[0].layer}) are one vector a token and are not stored. "
-            "Use `pool: mean` or `pool: first` in the `hidden` objective, or `teacher.signals: live`."
+            f"{unpooled[0]}: what is not pooled to one vector a row is not stored. Use `pool: mean` or `pool: first` "
+            "in the objective, or `teacher.signals: live`."
         )
     names = ["logits"] if wanted.logits else []
     return (*names, *(f"hidden:{key.layer}:{key.pool}" for key in sorted(set(wanted.hidden))))
@@ -229,7 +230,7 @@ def open_store(path: Path) -> Store:
     for shard in manifest.shards:
         file = folder / shard.name
         stamp = [shard.sha256, *_stamp(file)]
-        if known.get(shard.name) != stamp and (problem := _problem(file, shard)):
+        if known.get(shard.name) != stamp and (problem := damage(file, shard)):
             raise StoreError(f"{problem} {remedy(folder)}")
         fresh[shard.name] = stamp
     if fresh != known:
@@ -241,7 +242,7 @@ def verify(path: Path) -> list[str]:
     """Hash every shard. Returns one line a problem; empty: the store is whole. Raises StoreError without a manifest."""
     folder = find_store(path)
     manifest = read_manifest(folder)
-    problems = [p for shard in manifest.shards if (p := _problem(folder / shard.name, shard))]
+    problems = [p for shard in manifest.shards if (p := damage(folder / shard.name, shard))]
     return problems + [f"{file}: not in the manifest (left by a killed run)." for file in _strays(folder, manifest)]
 
 
@@ -249,7 +250,7 @@ def prune(path: Path) -> list[str]:
     """Remove damaged shards and what killed runs left; a rerun labels only what was removed. Returns what was done."""
     folder = find_store(path)
     manifest = read_manifest(folder)
-    damaged = {s.name: p for s in manifest.shards if (p := _problem(folder / s.name, s))}
+    damaged = {s.name: p for s in manifest.shards if (p := damage(folder / s.name, s))}
     strays = _strays(folder, manifest)
     if damaged:
         manifest.shards = [s for s in manifest.shards if s.name not in damaged]
@@ -274,18 +275,6 @@ def show(path: Path) -> dict[str, Any]:
         "facts": manifest.facts,
         "about": manifest.about,
     }
-
-
-def _problem(file: Path, shard: ShardFacts) -> str | None:
-    if not file.is_file():
-        return f"{file}: this shard of {shard.rows} rows is missing."
-    size = file.stat().st_size
-    if size != shard.bytes:
-        return f"{file}: this shard is damaged: it has {size} bytes, {shard.bytes} were written."
-    found = sha256(file)
-    if found != shard.sha256:
-        return f"{file}: this shard is damaged: its SHA-256 is {found[:16]}..., {shard.sha256[:16]}... was written."
-    return None
 
 
 def _strays(folder: Path, manifest: Manifest) -> list[Path]:

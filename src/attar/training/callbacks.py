@@ -17,6 +17,9 @@ from attar.storage import atomic_write, guard
 Progress = Callable[[str, int, int], None]
 """`progress(message, done, total)`."""
 
+_LOGGED = (
+    "step", "epoch", "loss", "terms", "scheduled", "learning_rate", "grad_norm", "rows_per_second", "validation",
+)  # fmt: skip
 _PAUSE = 0.1
 """Seconds between two moves of the bar."""
 
@@ -46,8 +49,20 @@ def evenly(steps: int, times: int) -> frozenset[int]:
     return frozenset(math.ceil(steps * i / times) for i in range(1, times + 1))
 
 
+class AfterStep(TrainerCallback):
+    """Does something after each step, before it is logged and saved."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Do it."""
+        self._act()
+
+
 class JsonLog(TrainerCallback):
-    """Appends a line a logged step: phase, step, epoch, loss, terms, learning_rate, rows_per_second, validation.
+    """Appends a line a logged step: phase, step, epoch, loss, terms, scheduled, learning_rate, rows_per_second,
+    validation. `scheduled` are the weights, temperatures and targets that move, as they were in that step.
 
     `history` holds what was logged before, where a run is resumed: the file is first put in the state that it had then,
     other phases' lines untouched.
@@ -75,8 +90,7 @@ class JsonLog(TrainerCallback):
     on_train_end = on_step_begin
 
     def _named(self, entry: dict[str, Any]) -> dict[str, Any]:
-        names = ("step", "epoch", "loss", "terms", "learning_rate", "grad_norm", "rows_per_second", "validation")
-        return {"phase": self.phase, **{name: _finite(entry[name]) for name in names if name in entry}}
+        return {"phase": self.phase, **{name: _finite(entry[name]) for name in _LOGGED if name in entry}}
 
 
 def merged(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -89,13 +103,15 @@ def merged(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def curve(history: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """Points of the training curve: step, epoch, loss, learning_rate, validation, and each term as `term_NAME`."""
+    """Points of the training curve: step, epoch, loss, learning_rate, validation, each term as `term_NAME`, and what is
+    scheduled as `weight_NAME`, `temperature_NAME` or `progress_NAME`.
+    """
     points: list[dict[str, float]] = []
     for entry in merged(history):
         terms = cast("dict[str, float]", entry.get("terms", {}))
         names = [n for n in ("step", "epoch", "loss", "learning_rate", "validation") if entry.get(n) is not None]
         named = {f"term_{name}": value for name, value in terms.items()}
-        point = {**named, **{name: float(entry[name]) for name in names}}
+        point = {**named, **entry.get("scheduled", {}), **{name: float(entry[name]) for name in names}}
         points.append({name: value for name, value in point.items() if math.isfinite(value)})
     return points
 
@@ -127,7 +143,7 @@ class Events(TrainerCallback):
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **told: Any) -> None:
         """Write one scalar a number."""
         logs: dict[str, Any] = told["logs"]
-        for name, value in (logs | logs.get("terms", {})).items():
+        for name, value in (logs | logs.get("terms", {}) | logs.get("scheduled", {})).items():
             if isinstance(value, int | float):
                 self._writer.add_scalar(name, value, state.global_step)
 

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attar.errors import PlanError
+from attar.errors import PlanError, TrainingError
 from attar.tasks.base import Task
+from attar.tasks.sequences import Sequences, Targets, targets_of
 from attar.training.rows import Batch, TrainingRows
 from attar.training.text_view import TextView
 
@@ -22,7 +23,7 @@ _MIX = 2
 
 
 class Collator:
-    """Turns a `Batch` into the keywords of `Distil.forward`, all but `counts`; tensors on the CPU.
+    """Turns a `Batch` into the keywords of `Distil.forward`, all but `counts` and `progress`; tensors on the CPU.
 
     `token_dropout` and `subword_dropout` change the student's texts (see `TextView`); `in_place` where objectives
     compare token by token.
@@ -59,8 +60,8 @@ class Collator:
             raise PlanError(f"training.{name}: changes the tokens of texts, but the rows are images. Set it to 0.")
         if subword_dropout and in_place:
             raise PlanError(
-                "training.subword_dropout: an objective compares token by token (pool: none), and this changes their "
-                "number. Set it to 0, or pool the hidden states."
+                "training.subword_dropout: an objective compares token by token (pool: none, or attention), and this "
+                "changes their number. Set it to 0, or pool the hidden states."
             )
         self._text = TextView(
             rows, task, seed=seed, token_dropout=token_dropout, subword_dropout=subword_dropout, in_place=in_place
@@ -69,9 +70,12 @@ class Collator:
     def __call__(self, batch: Batch) -> dict[str, Any]:
         """One micro-batch."""
         rows, source = batch.rows, self.rows
+        if isinstance(source.student, Sequences):
+            return self._tokens(batch, source.student)
         made: dict[str, Any] = {
             "inputs": self._student_view(batch),
             "labels": torch.from_numpy(source.student.labels[rows]),
+            "rows": torch.from_numpy(rows),
         }
         if source.signals is not None:
             signals = source.signals.read(rows)
@@ -79,6 +83,25 @@ class Collator:
         if source.live is not None:
             made["view"] = self.task.batch(source.live.encoded, rows, source.live.processor)
         return self._mixed(made, batch) if self.mixup else made
+
+    def _tokens(self, batch: Batch, sequences: Sequences) -> dict[str, Any]:
+        """Of a language model: labels and rows are those of learned tokens."""
+        rows, live = batch.rows, self.rows.live
+        ours = targets_of(sequences, rows)
+        made: dict[str, Any] = {
+            "inputs": self.task.batch(sequences, rows, self.rows.processor),
+            "labels": torch.from_numpy(ours.labels),
+            "positions": torch.from_numpy(ours.positions),
+            "rows": torch.from_numpy(ours.keys),
+        }
+        if live is not None and live.encoded is sequences:
+            made |= {"view": made["inputs"], "view_positions": made["positions"]}
+        elif live is not None:
+            theirs = targets_of(cast("Sequences", live.encoded), rows)
+            _require_same_tokens(ours, theirs, rows)
+            made["view"] = self.task.batch(live.encoded, rows, live.processor)
+            made["view_positions"] = torch.from_numpy(theirs.positions)
+        return made
 
     def _student_view(self, batch: Batch) -> dict[str, Tensor]:
         if self._text is not None:
@@ -94,3 +117,16 @@ class Collator:
                 views = cast("dict[str, Tensor]", made[side])
                 made[side] = {name: share * x + (1.0 - share) * x[partner] for name, x in views.items()}
         return {**made, "partner_labels": made["labels"][partner], "share": share}
+
+
+def _require_same_tokens(ours: Targets, theirs: Targets, rows: np.ndarray) -> None:
+    """Both sides must tell the same tokens, one by one."""
+    counts = [np.bincount(side.sequences, minlength=len(rows)) for side in (ours, theirs)]
+    differing = np.flatnonzero(counts[0] != counts[1])
+    if len(differing):
+        row = int(differing[0])
+        raise TrainingError(
+            f"sequence {int(rows[row])}: the student reads {int(counts[0][row])} learned tokens, the teacher "
+            f"{int(counts[1][row])}: their tokenizers cut this text differently. Use student.vocabulary.keep: all and "
+            "a student with the teacher's tokenizer."
+        )

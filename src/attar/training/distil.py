@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attar.objectives.terms import Terms
+from attar.objectives.terms.terms import Partner, Terms
 from attar.signals import Signals, ask
 from attar.training.rows import LiveTeacher
 
@@ -42,25 +42,29 @@ class Distil(nn.Module):
         view: dict[str, Tensor] | None = None,
         partner_labels: Tensor | None = None,
         share: float = 1.0,
+        progress: float = 1.0,
+        rows: Tensor | None = None,
+        alone: str | None = None,
+        positions: Tensor | None = None,
+        view_positions: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one micro-batch, divided by the whole step's `counts`, and each term by itself, detached.
 
-        `inputs`: the student's view; `signals`: the fields of `Signals`, as stored; `view`: the live teacher's view.
-        With mixup the terms are evaluated with the labels of either partner and weighted by `share` and its rest: for
-        cross-entropy that is the soft target, and what does not read labels comes out as it was. The partners are a
-        permutation of the batch, so `counts` are right for both.
+        `inputs`: the student's view; `signals`: the fields of `Signals`, as stored; `view`: the live teacher's view;
+        `progress`, `rows` and `alone`: as `Terms.forward` takes them. With mixup, terms that read labels are evaluated
+        with those of either partner and weighted by `share` and its rest: for cross-entropy that is the soft target.
+        `positions` and `view_positions` int64 [R], of language models: where among the N x T tokens of either view
+        learned tokens are told; a row of the loss is one of these then, `labels` [R] are the tokens.
         """
-        student = ask(self.student, inputs, self._wanted)
-        teacher = self._teacher(signals, view)
-        loss = self.terms(student, teacher, labels, counts)
-        if partner_labels is None or not self.terms.needs_labels:
-            return loss.total, loss.terms
-        other = self.terms(student, teacher, partner_labels, counts)
-        rest = 1.0 - share
-        terms = {name: share * value + rest * other.terms[name] for name, value in loss.terms.items()}
-        return share * loss.total + rest * other.total, terms
+        student = ask(self.student, inputs, self._wanted, positions)
+        teacher = self._teacher(signals, view, view_positions)
+        partner = None if partner_labels is None else Partner(partner_labels, share)
+        loss = self.terms(student, teacher, labels, counts, progress=progress, rows=rows, alone=alone, partner=partner)
+        return loss.total, loss.terms
 
-    def _teacher(self, signals: dict[str, Any] | None, view: dict[str, Tensor] | None) -> Signals | None:
+    def _teacher(
+        self, signals: dict[str, Any] | None, view: dict[str, Tensor] | None, positions: Tensor | None
+    ) -> Signals | None:
         if signals is not None:
             return Signals(**signals)
         if view is None or self._live is None:
@@ -69,7 +73,8 @@ class Distil(nn.Module):
         if any(part.training for part in model.modules()):
             model.eval()
         with torch.no_grad():
-            return ask(model, view, self._live.wanted)
+            found = ask(model, view, self._live.wanted, positions)
+        return found if self._live.outputs is None else found.of_outputs(self._live.outputs)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from attar.errors import TrainingError
@@ -35,6 +35,8 @@ class LiveTeacher:
     encoded: Encoded
     processor: Processor
     wanted: Wanted
+    outputs: Tensor | None = None
+    """int64: which of its logits the student has, in the student's order; None: all."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ class Batches:
     ) -> None:
         if len(lengths) < world:
             raise TrainingError(f"{len(lengths)} rows cannot feed {world} processes. Use fewer processes.")
-        self.lengths, self.seed, self.world, self.rank, self.epoch = lengths, seed, world, rank, 0
+        self.lengths, self.batch_size, self.accumulate = lengths, batch_size, accumulate
+        self.seed, self.world, self.rank, self.epoch = seed, world, rank, 0
         self.steps = steps_per_epoch(len(lengths), batch_size=batch_size, accumulate=accumulate, world=world)
         self.a_step = min(accumulate, len(lengths) // self.steps // world)
         """Micro-batches a step and process."""

@@ -8,15 +8,18 @@ import torch.distributed as dist
 from torch import nn
 from transformers import TrainerCallback
 
-from attar.facts import TrainingFacts
-from attar.objectives.terms import Terms
+from attar.facts import BalanceFacts, TrainingFacts
+from attar.objectives.terms.balance import Balance
+from attar.objectives.terms.terms import Terms
 from attar.recipe.training import TrainingSpec
 from attar.tasks.base import Task
+from attar.tasks.sequences import Sequences
 from attar.training.arguments import log_every, total_steps, training_arguments
 from attar.training.callbacks import Bar, Events, JsonLog, Progress, Schedule, curve
 from attar.training.checkpoints import Checkpoints, repeatable
 from attar.training.collate import Collator
 from attar.training.distil import Distil, full_precision_heads
+from attar.training.gradients import gradient_norms
 from attar.training.rows import Batches, TrainingRows
 from attar.training.trainer import DistilTrainer, Evaluate
 
@@ -42,8 +45,9 @@ def train(
     machine with the same number of threads the weights come out bit for bit as without the interruption; checkpoints
     with another key are removed. `evaluate` gives the quality of the student on validation, higher is better; without
     it the last weights are kept. `log` gets a JSON line a logged step, `progress` the step and their number. `phase`
-    names the training in both. The model ends in eval mode, on the training device; random state and settings of torch
-    are as before.
+    names the training in both. With `spec.balance` a fresh training first probes for factors of the weights; a resumed
+    one has them from its checkpoint. The model ends in eval mode, on the training device; random state and settings of
+    torch are as before.
 
     Raises TrainingError where loss, gradient or weights stop being finite, StorageError where a checkpoint cannot be
     written, RecipeError or PlanError where the spec does not fit, and what `evaluate` raises.
@@ -54,9 +58,12 @@ def train(
         )
         if log is not None and trainer.args.process_index == 0:
             trainer.add_callback(JsonLog(log, phase, trainer.checkpoints.history()))
+        found, balance = trainer.checkpoints.newest(), terms.courses.balance
+        if balance is not None and found is None:
+            balance.take(gradient_norms(trainer, list(balance.weights)))
         live = [] if rows.live is None else [rows.live.model]
         with full_precision_heads([] if spec.precision == "fp32" else [model, *live], len(task.labels)):
-            trainer.resume(trainer.checkpoints.newest())
+            trainer.resume(found)
         state = trainer.state
         if spec.keep == "best" and state.best_global_step is not None:
             model.load_state_dict(trainer.checkpoints.load_best(state.best_global_step))
@@ -66,11 +73,17 @@ def train(
         steps=state.global_step,
         epochs=round(state.global_step / trainer.batches.steps, 4),
         rows_per_second=round(clock.rows / max(clock.busy, 1e-9), 1),
+        counted="tokens" if isinstance(rows.student, Sequences) else "rows",
         seconds=round(clock.total, 3),
         curve=curve(state.log_history),
         best_step=state.best_global_step or state.global_step,
         initial={},
+        balance={} if balance is None else _balance_facts(balance),
     )
+
+
+def _balance_facts(balance: Balance) -> dict[str, BalanceFacts]:
+    return {name: BalanceFacts(norm=balance.norms[name], factor=factor) for name, factor in balance.factors.items()}
 
 
 def make_trainer(
@@ -87,6 +100,8 @@ def make_trainer(
     phase: str = "student",
 ) -> DistilTrainer:
     """The trainer that `train` runs; for those who want to watch it step by step."""
+    if spec.balance == "gradient_norm":
+        terms.courses.balanced()
     steps = total_steps(spec, len(rows))
     args = training_arguments(spec, steps, out)
     checkpoints = Checkpoints(out, key)
@@ -107,10 +122,9 @@ def make_trainer(
         rows.student.lengths, batch_size=spec.batch_size, accumulate=spec.accumulate, seed=spec.seed,
         world=args.world_size, rank=args.process_index,
     )  # fmt: skip
-    unpooled = any(key.pool == "none" for key in terms.wanted_student.hidden)
     collator = Collator(
         rows, task, seed=spec.seed, token_dropout=spec.token_dropout, subword_dropout=spec.subword_dropout,
-        mixup=spec.mixup, in_place=unpooled,
+        mixup=spec.mixup, in_place=terms.wanted_student.by_token,
     )  # fmt: skip
     args.gradient_accumulation_steps = batches.a_step
     return DistilTrainer(

@@ -24,10 +24,11 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from attar.errors import TrainingError
+from attar.training.callbacks import AfterStep
 from attar.training.checkpoints import STATE, WEIGHTS, Checkpoints, Mark, load
 from attar.training.collate import Collator
 from attar.training.distil import Distil
-from attar.training.rows import Batches, Places
+from attar.training.rows import Batch, Batches, Places
 
 _ROWS = "rows of the step"
 
@@ -98,6 +99,7 @@ class DistilTrainer(Trainer):
             model=distil, args=args, train_dataset=places, data_collator=cast("Any", collator), callbacks=callbacks
         )
         self.remove_callback(PrinterCallback)
+        self.add_callback(AfterStep(self._advance))
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise TrainingError(
                 "accelerate asks for FSDP or DeepSpeed; attar trains on one device or with DDP (torchrun)."
@@ -107,6 +109,11 @@ class DistilTrainer(Trainer):
         self._evaluate_student, self._keep_best = evaluate, keep_best
         self._terms: dict[str, Tensor] = {}
         self._last: dict[str, Tensor] = {}
+        self._progress = 0.0
+        """Share of the training that is behind, in this step."""
+        self._watched: dict[str, Tensor] = {}
+        """Of the terms whose targets follow them: their values in this step."""
+        self._moving: dict[str, float] = {}
         self._since = (0, 0, 0.0)
         """Step, rows and busy seconds at the last logged step."""
         self._sound = torch.ones((), dtype=torch.bool, device=args.device)
@@ -131,7 +138,7 @@ class DistilTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], Any]:
-        """The micro-batches of one step, each with the kept rows of the whole step, by term, under `counts`."""
+        """The micro-batches of one step, each with the step's kept rows by term, `counts`, and its `progress`."""
         samples = list(islice(epoch_iterator, num_batches))
         terms = self.distil.terms
         sums = dict.fromkeys([*terms.names, _ROWS], 0)
@@ -146,9 +153,15 @@ class DistilTrainer(Trainer):
             sums = dict(zip(sums, summed.tolist(), strict=True))
         rows = sums.pop(_ROWS)
         self.clock.rows += rows
+        self._progress = self.state.global_step / self.args.max_steps
+        self._moving = terms.moving(self._progress)
         for batch in samples:
-            batch["counts"] = sums
+            batch |= {"counts": sums, "progress": self._progress}
         return samples, rows
+
+    def micro_batch(self, batch: Batch) -> dict[str, Any]:
+        """The keywords of one micro-batch, all but `counts` and `progress`, on the training device."""
+        return self._prepare_inputs(self.data_collator(cast("Any", batch)))
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -161,9 +174,19 @@ class DistilTrainer(Trainer):
         self._last = terms
         for name, value in terms.items():
             self._terms[name] = self._terms[name] + value if name in self._terms else value
+            if name in self.distil.terms.courses.adaptive:
+                self._watched[name] = self._watched[name] + value if name in self._watched else value
         self._watch(loss.detach(), "loss")
         loss = loss * self.args.world_size if self.args.world_size > 1 else loss
         return (loss, terms) if return_outputs else loss
+
+    def _advance(self) -> None:
+        """After each step: let adaptive targets see their terms. All processes see the same sums."""
+        if not self._watched:
+            return
+        names, sums = list(self._watched), self._summed(self._watched)
+        self._watched = {}
+        self.distil.terms.courses.advance(dict(zip(names, sums, strict=True)), self._progress)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Weights to decay: all but biases, vectors, and parameters of normalisation layers."""
@@ -197,6 +220,8 @@ class DistilTrainer(Trainer):
                 raise self._stopped("the loss or its gradient is not finite")
             steps = self.state.global_step - self._since[0]
             logs["terms"] = self._mean_terms(steps)
+            if self._moving:
+                logs["scheduled"] = self._moving
             busy = self.clock.busy
             logs["rows_per_second"] = round((self.clock.rows - self._since[1]) / max(busy - self._since[2], 1e-9), 1)
             self._since = (self.state.global_step, self.clock.rows, busy)
@@ -230,12 +255,16 @@ class DistilTrainer(Trainer):
         return float(value)
 
     def _mean_terms(self, steps: int) -> dict[str, float]:
-        names = list(self._terms)
-        sums = torch.stack([value.double() if not self._on_mps() else value for value in self._terms.values()])
+        names, sums = list(self._terms), self._summed(self._terms)
+        self._terms = {}
+        return {name: value / steps for name, value in sorted(zip(names, sums, strict=True))}
+
+    def _summed(self, values: dict[str, Tensor]) -> list[float]:
+        """Each value's sum over processes."""
+        sums = torch.stack([value.double() if not self._on_mps() else value for value in values.values()])
         if self.args.world_size > 1:
             dist.all_reduce(sums)
-        self._terms = {}
-        return {name: value / steps for name, value in sorted(zip(names, sums.tolist(), strict=True))}
+        return sums.tolist()
 
     def _on_mps(self) -> bool:
         return self.args.device.type == "mps"  # it has no float64

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attar.objectives.response.kl import log_probabilities, not_negative
+from attar.objectives.response.derived import between_powers
+from attar.objectives.response.kl import log_probabilities
 
 _INF = float("inf")
 
@@ -60,18 +61,4 @@ def alpha_beta(student_logits: Tensor, teacher_logits: Tensor, *, alpha: float =
     if alpha < 0.0 or beta < 0.0 or alpha + beta == 0.0:
         raise ValueError(f"alpha_beta: alpha is {alpha} and beta {beta}; both must be >= 0, and not both 0")
     student, teacher = log_probabilities(student_logits, teacher_logits)
-    dead = (student == -_INF) & (teacher == -_INF)
-    student, teacher = student.masked_fill(dead, 0.0), teacher.masked_fill(dead, 0.0)
-    above, total = student >= teacher, alpha + beta
-    high = torch.where(above, student, teacher)
-    fall = torch.where(above, teacher, student) - high
-    if alpha and beta:
-        share = torch.where(above, high.new_tensor(alpha), high.new_tensor(beta))
-        shape = (share / total * torch.expm1(total * fall) - torch.expm1(share * fall)) / (alpha * beta)
-    else:
-        # One side's power leads; `leads` tells whether the larger probability is that side's.
-        leads, fall = (above if alpha == 0.0 else ~above), total * fall
-        rest = torch.where(fall > -_INF, fall, 0.0)
-        trails = torch.where(fall > -_INF, rest * rest.exp(), 0.0) - torch.expm1(fall)
-        shape = torch.where(leads, torch.expm1(fall) - fall, trails) / total**2
-    return not_negative(torch.where(dead, 0.0, (total * high).exp() * shape).sum(-1))
+    return between_powers(teacher, student, alpha, beta)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from attar.objectives.response.derived import divergence, weighed_directions
+
 _INF = float("inf")
 
 
@@ -73,24 +75,9 @@ def todi(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     by `reverse_kl`. Sibling: `adaptive_kl`, one weight a row.
     """
     student, teacher = log_probabilities(student_logits, teacher_logits)
-    ratio = torch.where((teacher == -_INF) & (student == -_INF), 0.0, teacher - student)
-    weight = ratio.detach().sigmoid()
-    forward, backward = teacher.exp() * ratio, student.exp() * ratio
-    value = torch.where(teacher > -_INF, weight * forward, 0.0) - (1.0 - weight) * backward
-    return not_negative(value.sum(-1))
+    return weighed_directions(teacher, student)
 
 
 def log_probabilities(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
     """Both sides' log-probabilities, student first, [N, V] each; none of the teacher's has a gradient."""
     return student_logits.log_softmax(-1), teacher_logits.detach().log_softmax(-1)
-
-
-def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p || q) of rows of log-probabilities. The gap is masked before it is multiplied: 0 log 0 has a gradient, 0."""
-    gap = torch.where(log_p > -_INF, log_p - log_q, 0.0)
-    return not_negative((log_p.exp() * gap).sum(-1))
-
-
-def not_negative(value: Tensor) -> Tensor:
-    """Rounding may end at -1e-8: 0 instead, with the gradient as it was."""
-    return value + (value.clamp(min=0.0) - value).detach().nan_to_num(0.0)

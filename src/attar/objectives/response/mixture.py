@@ -8,9 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attar.objectives.response.kl import divergence, log_probabilities
-
-_INF = float("inf")
+from attar.objectives.response.derived import divergence, to_mixture
+from attar.objectives.response.kl import log_probabilities
 
 
 def jsd(student_logits: Tensor, teacher_logits: Tensor, *, beta: float = 0.5) -> Tensor:
@@ -31,8 +30,7 @@ def jsd(student_logits: Tensor, teacher_logits: Tensor, *, beta: float = 0.5) ->
         return divergence(teacher, student)
     if beta == 1.0:
         return divergence(student, teacher)
-    mixture = log_mixture(teacher, student, beta)
-    return beta * divergence(teacher, mixture) + (1.0 - beta) * divergence(student, mixture)
+    return to_mixture(teacher, student, share=beta, of_p=beta, of_q=1.0 - beta)
 
 
 def skew_kl(student_logits: Tensor, teacher_logits: Tensor, *, alpha: float = 0.1) -> Tensor:
@@ -46,7 +44,9 @@ def skew_kl(student_logits: Tensor, teacher_logits: Tensor, *, alpha: float = 0.
     """
     _require_share("skew_kl", alpha)
     student, teacher = log_probabilities(student_logits, teacher_logits)
-    return divergence(teacher, student if alpha == 0.0 else log_mixture(teacher, student, alpha))
+    if alpha == 0.0:
+        return divergence(teacher, student)
+    return to_mixture(teacher, student, share=alpha, of_p=1.0, of_q=0.0)
 
 
 def skew_reverse_kl(student_logits: Tensor, teacher_logits: Tensor, *, alpha: float = 0.1) -> Tensor:
@@ -61,19 +61,35 @@ def skew_reverse_kl(student_logits: Tensor, teacher_logits: Tensor, *, alpha: fl
     """
     _require_share("skew_reverse_kl", alpha)
     student, teacher = log_probabilities(student_logits, teacher_logits)
-    return divergence(student, teacher if alpha == 0.0 else log_mixture(teacher, student, 1.0 - alpha))
+    if alpha == 0.0:
+        return divergence(student, teacher)
+    return to_mixture(teacher, student, share=1.0 - alpha, of_p=0.0, of_q=1.0)
+
+
+def contrastive_skew(
+    student_logits: Tensor, teacher_logits: Tensor, *, on_policy: Tensor, alpha: float | Tensor = 0.1
+) -> Tensor:
+    """`skew_kl` on the teacher's text, and on the student's own KL(q || (1 - alpha) p + alpha sg[q]) per row, in nats.
+
+    DistiLLM-2, Ko et al. 2025 (arXiv:2503.07067). `on_policy` bool [N]: the row is text that the student wrote. `alpha`
+    in (0, 1), a number or [N], is the share in the mixture of the side whose text it is; the authors adapt it response
+    by response, between 0.01 and 0.1. Both [N, V], float32 or float64; -inf allowed where both have it. Returns [N], in
+    [0, -log alpha]. No gradient reaches the teacher.
+
+    sg: the authors' code holds q constant in the mixture of student rows, and so does this; in `skew_reverse_kl` it
+    moves, which takes a part of the gradient back. The teacher's text pulls the student up where the teacher is, its
+    own pushes it down where it alone is: choose it when texts of both come in pairs. Siblings: `skew_kl`,
+    `skew_reverse_kl`.
+    """
+    if not isinstance(alpha, Tensor) and not 0.0 < alpha < 1.0:
+        raise ValueError(f"contrastive_skew: alpha is {alpha}; both sides are in the mixture, so 0 < alpha < 1")
+    student, teacher = log_probabilities(student_logits, teacher_logits)
+    share = torch.as_tensor(alpha, dtype=student.dtype, device=student.device).detach()
+    share = torch.where(on_policy, 1.0 - share, share).unsqueeze(-1)
+    own = on_policy.unsqueeze(-1).to(student.dtype)
+    return to_mixture(teacher, student, share=share, of_p=1.0 - own, of_q=own, held=True)
 
 
 def _require_share(name: str, alpha: float) -> None:
     if not 0.0 <= alpha < 1.0:
         raise ValueError(f"{name}: alpha is {alpha}; it is a share of the mixture that leaves some, so 0 <= alpha < 1")
-
-
-def log_mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
-    """log(share p + (1 - share) q), exactly log p where both agree, with a finite gradient where both are 0."""
-    dead = (log_p == -_INF) & (log_q == -_INF)
-    log_p, log_q = log_p.masked_fill(dead, 0.0), log_q.masked_fill(dead, 0.0)
-    above = log_q >= log_p
-    high, low = torch.where(above, log_q, log_p), torch.where(above, log_p, log_q)
-    drop = torch.expm1(low - high)
-    return high + torch.log1p(torch.where(above, share * drop, (1.0 - share) * drop))

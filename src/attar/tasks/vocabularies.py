@@ -1,0 +1,48 @@
+"""Which of the teacher's tokens a student knows: ids are matched by the tokens behind them, never by their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from attar.errors import PlanError
+from attar.recipe.nearest import listed
+from attar.tasks.base import Processor
+
+_SHOWN = 5
+
+
+def shared_outputs(student: Processor, teacher: Processor, *, student_width: int, teacher_width: int) -> Tensor | None:
+    """For each of the student's logits the place of the same token among the teacher's, int64 [V_s]; None where all
+    stand at the same place.
+
+    Widths are those of the heads. A head that is padded beyond its tokenizer is cut where both are padded alike;
+    otherwise, and where the student has a token that the teacher lacks, PlanError says which.
+    """
+    ours, theirs = (_by_id(tokenizer.get_vocab()) for tokenizer in (student, teacher))
+    if ours == theirs and student_width == teacher_width:
+        return None
+    places = {token: number for number, token in theirs.items()}
+    strangers = [token for token in ours.values() if token not in places]
+    if strangers:
+        moved = [f'"{token}"' for token in strangers]
+        raise PlanError(
+            f"student: {len(strangers)} of its {len(ours)} tokens are unknown to the teacher's tokenizer: "
+            f"{listed(moved, _SHOWN)}. Logits are compared token by token; cut the student from the teacher "
+            "(student.kind: from_teacher), or use a student with the teacher's tokenizer."
+        )
+    padding = student_width - len(ours)
+    if padding and padding != teacher_width - len(theirs):
+        raise PlanError(
+            f"student: its head is {student_width} wide for {len(ours)} tokens, the teacher's {teacher_width} for "
+            f"{len(theirs)}: the rows beyond the tokens are padding and mean nothing to the other side. Cut the "
+            "student's embeddings to its tokenizer (model.resize_token_embeddings(len(tokenizer)))."
+        )
+    behind = [places[ours[number]] for number in range(len(ours))]
+    return torch.tensor([*behind, *range(teacher_width - padding, teacher_width)], dtype=torch.int64)
+
+
+def _by_id(vocabulary: Mapping[str, int]) -> dict[int, str]:
+    return {number: token for token, number in vocabulary.items()}
