@@ -218,6 +218,23 @@ def report(run_folder: RunFolder) -> None:
 
 
 @app.command()
+def serve(
+    place: Annotated[Path, typer.Argument(help="A run's folder, or one that holds several.")] = Path("runs"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of 127.0.0.1; 0: any that is free.")] = 8760,
+) -> None:
+    """Show runs on a local page, where the student runs in your browser."""
+    from attar.server import Server
+
+    with Server(place, port) as server:
+        _print(f"attar: {server.url} (this machine only; Ctrl-C ends it)")
+        server.warm_up()
+        try:
+            server.serve_forever(poll_interval=0.1)
+        except KeyboardInterrupt:
+            _print("ended")
+
+
+@app.command()
 def push(
     run_folder: RunFolder,
     repo: Annotated[str, typer.Argument(help="Hub repository, OWNER/NAME.")],
