@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from attar.bench.flops import count_flops
 from attar.bench.measure import Latencies, Subject, latency, median_row
 from attar.bench.size import count_params, weight_bytes
+from attar.export.runtime import graph_in
 from attar.facts import (
     ArtifactFacts,
     BudgetFacts,
@@ -155,9 +156,9 @@ def _measure(ground: Ground, chosen: Seed) -> Costs:
         if (place / "config.json").is_file():
             subjects[role] = Subject("folder", _arrays(batch), place, task.spec, task.labels)
         if role == "student":
-            for artifact in (one for one in chosen.artifacts if one.kind == "onnx"):
+            for artifact in (one for one in chosen.artifacts if one.kind in ("onnx", "web")):
                 taken = {name: value for name, value in _arrays(batch).items() if name in artifact.inputs}
-                file = ground.out / artifact.path / "model.onnx"
+                file = graph_in(ground.out / artifact.path)
                 subjects[_key(artifact)] = Subject("onnx", taken, file, dtype=artifact.precision)
     found = latency(subjects) if ground.recipe.report.latency else Latencies(reasons=dict.fromkeys(subjects, _OFF))
     costs.latency.update(found.measured)

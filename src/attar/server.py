@@ -25,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 
 from attar.errors import AttarError, DataError
 from attar.page.built import GPU, built_page, page_files
+from attar.page.rows import read_asked
 from attar.page.runs import REPORT, files_of, find_runs, listed, page_of, read_checked
 
 LOOPBACK = "127.0.0.1"
@@ -42,8 +43,9 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 _POLICY = (
-    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; img-src 'self' data: "
-    "blob:; connect-src 'self'; frame-src 'self'; frame-ancestors 'self'; base-uri 'none'; form-action 'none'"
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; "
+    "img-src 'self' data: blob:; connect-src 'self'; frame-src 'self'; frame-ancestors 'self'; "
+    "base-uri 'none'; form-action 'none'"
 )
 _REPORT_POLICY = "frame-ancestors 'self'"
 """The report brings its own policy, which allows no script and no request."""
@@ -101,8 +103,8 @@ class Server(ThreadingHTTPServer):
 
     def _load(self, folder: Path) -> None:
         try:
-            self.teacher(folder).load()
             self.samples(folder)
+            self.teacher(folder).load()
         except AttarError:
             pass  # told when the page asks
 
@@ -186,8 +188,6 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         match parts:
             case ["runs", name, "teacher"]:
-                from attar.page.teacher import read_asked
-
                 return _json(self.server.teacher(self._run(name)).answer(read_asked(body)).model_dump())
             case _:
                 raise Refused(404, "only a run's teacher is asked by POST")

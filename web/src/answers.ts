@@ -13,6 +13,8 @@ export type Teacher = Said | string | null;
 
 export interface Shown {
   student: Answer | null;
+  /** Milliseconds of the student, once it has answered several times. */
+  timed: number | null;
   teacher: Teacher;
   truth: string | null;
 }
@@ -102,17 +104,17 @@ export class Answers {
   private fillCosts(shown: Shown, student: Student, loaded: Loaded, threads: number): void {
     const { page } = this;
     const teacher = shown.teacher !== null && typeof shown.teacher !== "string" ? shown.teacher : null;
-    const own = shown.student;
+    const own = shown.timed;
     const [low, high] = page.watts;
     const row = (name: string, one: string | null, other: string | null) =>
       h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, one ?? "–"), h("td", {}, other ?? "–"));
     fill(
       this.costs,
-      row("Time, median", own && milliseconds(own.milliseconds), teacher && milliseconds(teacher.milliseconds)),
+      row("Time, median", own === null ? null : milliseconds(own), teacher && milliseconds(teacher.milliseconds)),
       row(
         "Energy, estimated",
         // A worker's wall time is the processor's on one thread, and at most that of all threads on several.
-        own && joules((low * own.milliseconds) / 1000, (high * threads * own.milliseconds) / 1000),
+        own === null ? null : joules((low * own) / 1000, (high * threads * own) / 1000),
         teacher && joules(low * teacher.cpu_seconds, high * teacher.cpu_seconds),
       ),
       row("Size", size(student.model.bytes), size(page.teacher.bytes)),

@@ -1,4 +1,5 @@
-// An image to pixel values. The resizing is PIL's, bit for bit: two passes over bytes with fixed-point weights.
+// An image to pixel values. The resizing is Pillow's, bit for bit: two passes over bytes with fixed-point weights, across
+// first. (Pillow 13 begins downwards where an image is tall; its bytes then differ from these by one here and there.)
 import type { Filter, ImageReader } from "./told";
 
 export interface Pixels {
@@ -51,14 +52,13 @@ function pass(
   from: Uint8Array, size: number, to: number, lines: number, step: number, line: number, made: number, filter: Filter,
 ): Uint8Array {
   const out = new Uint8Array(3 * to * lines);
-  const outStep = step === 3 ? 3 : step;
   for (let x = 0; x < to; x++) {
     const [start, weights] = weightsOf(x, size, to, filter);
     for (let y = 0; y < lines; y++)
       for (let c = 0; c < 3; c++) {
         let sum = 1 << (BITS - 1);
         for (let k = 0; k < weights.length; k++) sum += from[y * line + (start + k) * step + c]! * weights[k]!;
-        out[y * made + x * outStep + c] = Math.min(255, Math.max(0, Math.floor(sum / 2 ** BITS)));
+        out[y * made + x * step + c] = Math.min(255, Math.max(0, Math.floor(sum / 2 ** BITS)));
       }
   }
   return out;

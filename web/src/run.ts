@@ -69,7 +69,7 @@ export class Run {
   private async ask(row: Row, pixels: Pixels | undefined, sample: Sample | null): Promise<void> {
     const turn = ++this.turn;
     this.last = [row, pixels, sample];
-    const shown: Shown = { student: null, teacher: null, truth: sample?.truth ?? null };
+    const shown: Shown = { student: null, timed: null, teacher: null, truth: sample?.truth ?? null };
     const [student, told_] = [this.student!, this.told];
     let loaded: Loaded;
     try {
@@ -90,7 +90,7 @@ export class Run {
     shown.teacher = await this.teacher(row, sample);
     if (turn !== this.turn) return;
     show();
-    shown.student = { ...shown.student, ...(await student.time()) };
+    shown.timed = (await student.time()).milliseconds;
     if (turn === this.turn) show();
   }
 

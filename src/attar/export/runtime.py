@@ -24,8 +24,8 @@ class OnnxRunner:
     """A session on the CPU. `inputs` and `outputs` are the graph's names, `runtime` says which onnxruntime runs it."""
 
     def __init__(self, path: Path, threads: int = 1) -> None:
-        """Open a .onnx file, or the folder that holds `model.onnx`. Raises ExportError, MissingExtra."""
-        file = path / MODEL if path.is_dir() else path
+        """Open a .onnx file, or the folder of an export. Raises ExportError, MissingExtra."""
+        file = graph_in(path) if path.is_dir() else path
         ort = _onnxruntime()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -71,6 +71,11 @@ def batches(
 ) -> Iterator[dict[str, Tensor]]:
     """Padded batches of the given groups of rows."""
     return (task.batch(encoded, group, processor) for group in groups)
+
+
+def graph_in(folder: Path) -> Path:
+    """The graph in an export's folder: `model.onnx`, or in the layout of transformers.js the one below `onnx/`."""
+    return next(iter(sorted(folder.glob("onnx/*.onnx"))), folder / MODEL)
 
 
 def arrays(batch: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

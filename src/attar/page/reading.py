@@ -92,18 +92,21 @@ def _image(recipe: Recipe, folder: Path) -> ImageReader:
         raise AttarError(
             f"{file}: the page resizes to a fixed height and width, scales and normalises; this asks for more ({what})."
         )
-    factor = float(settings.get("rescale_factor") or 1 / 255) if "do_rescale" in steps else 1.0
-    mean, std = settings.get("image_mean") or (0.0,) * 3, settings.get("image_std") or (1.0,) * 3
     normal = "do_normalize" in steps
     return ImageReader(
         width=size["width"],
         height=size["height"],
         resample=_FILTERS[int(settings.get("resample") or 0)],
-        factor=factor,
-        mean=tuple(mean) if normal else (0.0, 0.0, 0.0),
-        std=tuple(std) if normal else (1.0, 1.0, 1.0),
+        factor=float(settings.get("rescale_factor") or 1 / 255) if "do_rescale" in steps else 1.0,
+        mean=_three(settings["image_mean"]) if normal else (0.0, 0.0, 0.0),
+        std=_three(settings["image_std"]) if normal else (1.0, 1.0, 1.0),
         draw=_DIGITS if recipe.data.source == "digits" else None,
     )
+
+
+def _three(values: list[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue
 
 
 def _json(file: Path) -> dict[str, Any]:

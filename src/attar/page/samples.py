@@ -14,8 +14,8 @@ from pydantic import Field
 from attar.data.load import load_data
 from attar.errors import AttarError
 from attar.facts import Facts, RunFacts
+from attar.page.rows import Asked, Said
 from attar.page.runs import RECIPE
-from attar.page.teacher import Asked, Said
 from attar.recipe import Recipe
 from attar.recipe.load import load_recipe
 from attar.recipe.task import CausalLMSpec

@@ -15,12 +15,11 @@ import numpy as np
 import torch
 from datasets import Dataset
 from PIL import Image
-from pydantic import Field, ValidationError
 from torch import Tensor
 
 from attar.answers import answers, probabilities
 from attar.errors import DataError, TeacherError
-from attar.facts import Facts
+from attar.page.rows import Asked, Said
 from attar.page.runs import RECIPE
 from attar.recipe import Recipe
 from attar.recipe.load import load_recipe
@@ -35,22 +34,6 @@ from attar.teachers.stored import find_rescorer, open_stored
 
 _REPEATS = 3
 _DATA_URL = "base64,"
-
-
-class Asked(Facts):
-    """One row from the page: a text, a pair, or an image."""
-
-    text: str | None = None
-    pair: str | None = None
-    image: str | None = Field(default=None, description="data: URL of a PNG or JPEG.")
-
-
-class Said(Facts):
-    """What the teacher says of a row, and what that took on this machine."""
-
-    values: list[float] = Field(description="A probability a label; for regression the number.")
-    milliseconds: float = Field(description="Median of some repeats, the model alone.")
-    cpu_seconds: float = Field(description="Likewise, over all threads.")
 
 
 class RunTeacher:
@@ -87,14 +70,6 @@ class RunTeacher:
         return task, *_teacher(self._folder, recipe, task)
 
 
-def read_asked(body: bytes) -> Asked:
-    """A row from a request's body. Raises DataError."""
-    try:
-        return Asked.model_validate_json(body)
-    except ValidationError as error:
-        raise DataError(f"the row is not one that the page sends: {error.errors()[0]['msg']}.") from None
-
-
 def _timed(teacher: LocalTeacher, batch: dict[str, Tensor]) -> tuple[np.ndarray, float, float]:
     """Logits float32 [1, C] of a batch of one row, and medians of milliseconds and of processor seconds."""
     taken = list[tuple[float, float]]()
@@ -126,9 +101,7 @@ def _teacher(folder: Path, recipe: Recipe, task: Task) -> tuple[LocalTeacher, fl
             return load_local(spec, task), 1.0
         case LocalTeacherSpec() as spec:
             if not (fitted / TEACHER).is_file():
-                raise TeacherError(
-                    f"{fitted}: the fitted teacher is not there any more. `attar distill` fits it again."
-                )
+                raise TeacherError(f"{fitted}: the fitted teacher is not there any more. Run `attar distill` again.")
             about = read_fitted(fitted)
             temperature = 1.0 if about.temperature_folded else about.temperature
             return load_fitted(fitted, task, trust_remote_code=spec.trust_remote_code), temperature

@@ -98,7 +98,7 @@ def _exports(recipe: Recipe, notes: Notes) -> None:
     seen: set[tuple[str, str]] = set()
     for number, spec in enumerate(recipe.export):
         if isinstance(recipe.task, CausalLMSpec) != isinstance(spec, GGUFSpec):
-            allowed = "gguf" if isinstance(recipe.task, CausalLMSpec) else "onnx"
+            allowed = "gguf" if isinstance(recipe.task, CausalLMSpec) else "onnx or web"
             notes.problem(
                 ("export", number, "kind"), f'"{spec.kind}" does not fit task.kind: {recipe.task.kind}. Use {allowed}.'
             )
