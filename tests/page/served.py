@@ -23,10 +23,12 @@ def write_run(folder: Path, **changes: object) -> RunFacts:
     (place / "config.json").write_text(json.dumps({"model_type": "bert", "max_position_embeddings": 48}))
     made = made_run()
     artifact = _artifact(made).model_copy(
-        update={"path": "export/onnx-int8", "sha256": sha256(place / "model.onnx"), "inputs": ["input_ids"]}
-    )
-    files = {f"student/{name}": sha256(place / name) for name in ("tokenizer.json", "tokenizer_config.json")}
-    facts = made.model_copy(update={"artifacts": [artifact], "files": files, **changes})
+        update={
+            "path": "export/onnx-int8", "sha256": sha256(place / "model.onnx"), "inputs": ["input_ids"],
+            "files": {file.name: sha256(file) for file in place.iterdir()},
+        }
+    )  # fmt: skip
+    facts = made.model_copy(update={"artifacts": [artifact], **changes})
     (folder / "run.json").write_text(facts.model_dump_json())
     (folder / "report.html").write_text("<!doctype html><title>report</title>")
     (folder / "recipe.yaml").write_text(

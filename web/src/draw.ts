@@ -12,7 +12,7 @@ const STEP = SIDE / 28;
 const PEN = 20;
 /** The scan's own bitmap is this many times finer, and its pen this wide there; counting makes the grey levels. */
 const FINE = 4;
-const WIDTH = 3.6;
+const WIDTH = 5.5;
 const LEVELS = 16;
 
 export class Drawing {

@@ -115,6 +115,7 @@ def export_and_check(
         bytes=sum(size for name, size in sizes.items() if name in OWN_FILES),
         tokenizer_bytes=sum(size for name, size in sizes.items() if name not in OWN_FILES),
         sha256=sha256(graph_in(out)),
+        files={name: sha256(out / name) for name in sizes},
         quality=None,
         quality_interval=None,
         retention=None,

@@ -10,7 +10,7 @@ from pydantic import Field
 from attar.errors import AttarError
 from attar.facts import ArtifactFacts, Facts, RunFacts
 from attar.hashing import sha256
-from attar.page.reading import CONFIG, PROCESSOR, Reader, reader_of
+from attar.page.reading import Reader, reader_of
 from attar.recipe.load import load_recipe
 from attar.report.headline import kept, sentence, shipped
 from attar.report.load import NAME as RECORD
@@ -23,8 +23,8 @@ KINDS = ("onnx", "web")
 WATTS = (2.0, 15.0)
 """Power of one busy core: from a laptop's 15 W over eight cores to a desktop's core at its full clock."""
 WATTS_NOTE = (
-    "Estimated: processor seconds times 2 to 15 watts a busy core (a laptop's share of 15 W over eight cores, to a "
-    "desktop core at full clock). No browser measures joules."
+    "Energy is estimated: processor seconds (in the browser: wall seconds) times 2 to 15 watts a busy core, from a "
+    "laptop's 15 W over eight cores to a desktop core at full clock. No browser measures joules."
 )
 
 
@@ -152,45 +152,28 @@ def read_checked(folder: Path, file: PageFile) -> bytes:
     """The bytes of one of a page's files. Raises AttarError where they changed after the page was told of them."""
     place = (folder / file.path).resolve()
     if not place.is_relative_to(folder.resolve()) or not place.is_file() or sha256(place) != file.sha256:
-        raise AttarError(_changed(folder, file.path))
+        raise AttarError(
+            f"{folder / file.path}: was changed after the page was told of it; it is not served. Load the page again."
+        )
     return place.read_bytes()
 
 
 def _student(folder: Path, facts: RunFacts, artifact: ArtifactFacts, place: Path, reader: Reader) -> PageStudent:
     model = next(file for pattern in ("model*.onnx", "onnx/model*.onnx") for file in sorted(place.glob(pattern)))
-    beside = {name: _beside(folder, facts, place / name) for name in reader.files if (place / name).is_file()}
-    for name in (CONFIG, PROCESSOR):  # read by `reader_of`, not by the browser: held to the record all the same
-        if (place / name).is_file():
-            _beside(folder, facts, place / name)
+    beside = [place / name for name in reader.files if (place / name).is_file()]
     calibration = facts.evaluation.calibration
     return PageStudent(
         name=f"{artifact.kind}-{artifact.precision}",
         model=_file(folder, model, artifact.sha256),
-        files=beside,
+        files={file.name: _file(folder, file, sha256(file)) for file in beside},
         inputs=artifact.inputs,
         temperature=1.0 if calibration is None else calibration.temperature,
         reader=reader,
     )
 
 
-def _beside(folder: Path, facts: RunFacts, file: Path) -> PageFile:
-    """A file beside a model; it is the student's own, whose hash the record holds."""
-    known = facts.files.get(f"student/{file.name}")
-    found = sha256(file)
-    if known is not None and known != found:
-        raise AttarError(_changed(folder, file.relative_to(folder).as_posix()))
-    return _file(folder, file, found)
-
-
 def _file(folder: Path, file: Path, digest: str) -> PageFile:
     return PageFile(path=file.relative_to(folder).as_posix(), bytes=file.stat().st_size, sha256=digest)
-
-
-def _changed(folder: Path, path: str) -> str:
-    return (
-        f"{folder / path}: was changed after it was exported: its hash is not that of {RECORD}. It is not served. "
-        "Run `attar distill` again; finished stages are kept."
-    )
 
 
 def _runnable(facts: RunFacts) -> list[ArtifactFacts]:
