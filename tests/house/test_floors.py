@@ -21,6 +21,8 @@ FLOORS = [
         "run",
         "ground",
         "judges",
+        "answer_judge",
+        "fine_tuning",
         "layer_choice",
         "preparing",
         "seeds",
