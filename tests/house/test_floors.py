@@ -22,6 +22,7 @@ FLOORS = [
         "ground",
         "judges",
         "answer_judge",
+        "answered",
         "fine_tuning",
         "layer_choice",
         "preparing",
