@@ -27,6 +27,8 @@ from attar.students.build import save_student
 from attar.students.student import Student
 from attar.tasks.base import Encoded
 from attar.tasks.causal_lm import CausalLM
+from attar.tasks.sequences import Sequences
+from attar.teachers.store import StoreReader
 from attar.training.rows import LiveTeacher, TrainingRows
 from attar.training.train import train
 
@@ -125,7 +127,7 @@ def _train(
             TrainingRows(
                 student=encoded,
                 processor=student.processor,
-                signals=ground.reader(rows, terms.wanted_teacher) if needs and not live else None,
+                signals=_stored(ground, encoded, terms.wanted_teacher) if needs and not live else None,
                 live=_live(ground, student, encoded, terms.wanted_teacher) if live else None,
             ),
             spec,
@@ -142,6 +144,12 @@ def _train(
         return facts.model_copy(update={"initial": student.initial, "layers": layers})
 
     return stages.run(f"{seed}/{role}", shaped_by, [place], TrainingFacts, work)
+
+
+def _stored(ground: Ground, encoded: Encoded, wanted: Wanted) -> StoreReader:
+    if isinstance(encoded, Sequences):
+        return ground.token_reader(ground.rows, encoded)
+    return ground.reader(ground.rows, wanted)
 
 
 def _live(ground: Ground, student: Student, encoded: Encoded, wanted: Wanted) -> LiveTeacher:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from attar.hashing import hash_bytes
 from attar.tasks.base import Encoded
 
 
@@ -22,6 +23,15 @@ class Sequences(Encoded):
     """bool, one array a sequence: which tokens are learned. Never the first, which nothing stands before."""
     owners: np.ndarray
     """int64 [N]: the row of the data that a sequence comes from; ascending. Long texts become several."""
+
+
+def sequence_keys(keys: Sequence[str], encoded: Sequences) -> list[str]:
+    """A content key for each sequence, from the content keys of the rows of the data: of the row, and which of its
+    sequences it is.
+    """
+    starts = np.searchsorted(encoded.owners, encoded.owners)
+    pieces = (np.arange(len(encoded)) - starts).tolist()
+    return [hash_bytes(keys[row].encode(), b"%d" % piece) for row, piece in zip(encoded.owners, pieces, strict=True)]
 
 
 class Targets(NamedTuple):
