@@ -112,6 +112,18 @@ class CalibrationFacts(Facts):
     )
 
 
+class WrittenFacts(Facts):
+    """What one model wrote as answers to the test prompts, its likeliest token each time."""
+
+    mean_tokens: float = Field(description="Tokens of an answer, as the model's own tokenizer cuts them.")
+    longest: int = Field(description="Answers that have not ended after so many tokens are cut; they are wrong.")
+    cut: float = Field(description="Share of answers that were cut.")
+    valid_json: float | None = Field(description="Share that is an object or a list; None where others are asked for.")
+    f1: dict[str, float] = Field(
+        default={}, description="By member of JSON answers: F1 of the values that it holds, each at its place."
+    )
+
+
 class EvaluationFacts(Facts):
     """What the evaluation stage found."""
 
@@ -126,6 +138,10 @@ class EvaluationFacts(Facts):
     slices: list[ClassFacts] = []
     confusions: list[ConfusionFacts] = []
     examples: list[ExampleFacts] = []
+    perplexity: dict[str, float] = Field(
+        default={}, description="By model, of language models that are judged by what they write."
+    )
+    written: dict[str, WrittenFacts] = Field(default={}, description="By model, likewise.")
     notes: list[str] = []
 
 

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from attar.answer_judge import AnswerJudge
 from attar.certify import certify
 from attar.facts import RunFacts
 from attar.governance.policy import decide_for, require_allowed
 from attar.ground import Ground, Handed, Progress
 from attar.handover import require_exports, sweep, withdraw, write
-from attar.judges import judge_of
+from attar.judges import Judge, LabelJudge, LanguageJudge
 from attar.plan import make_plan
 from attar.plan.objectives import signals_mode
 from attar.preparing import prepare
@@ -22,6 +23,7 @@ from attar.recipe.teacher import LocalTeacherSpec
 from attar.seeds import Seed, limit_threads, run_seed
 from attar.stages import Stages, locked
 from attar.storage import atomic_folder
+from attar.tasks.causal_lm import CausalLM
 from attar.teachers.origin import quiet
 
 
@@ -53,7 +55,7 @@ def run(
                 say(f"WARNING: {warning}")
             stages = Stages(out / "store" / "stages", say)
             ground = prepare(recipe, out, stages, handed=given, policy=policy, progress=progress)
-            judge, first = judge_of(ground), recipe.training.seed
+            judge, first = _judge_of(ground), recipe.training.seed
             done = [
                 run_seed(ground, judge, seed, out if seeds == 1 else out / "seeds" / str(seed), stages, progress)
                 for seed in range(first, first + seeds)
@@ -98,6 +100,13 @@ def label_only(
             limit_threads(before)
     assert ground.store is not None
     return ground.store.path
+
+
+def _judge_of(ground: Ground) -> Judge:
+    """The judge that the run's task wants."""
+    if not isinstance(ground.task, CausalLM):
+        return LabelJudge(ground)
+    return AnswerJudge(ground) if ground.task.metric == "exact_match" else LanguageJudge(ground)
 
 
 def _hand_over(chosen: Seed, ground: Ground) -> Seed:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 
+from attar.answer_judge import SAID
 from attar.exports import Exports
 from attar.facts import ArtifactFacts, RefusedFacts, TrainingFacts
 from attar.ground import Ground, Objective, Progress
@@ -71,8 +72,9 @@ def run_seed(ground: Ground, judge: Judge, seed: int, folder: Path, stages: Stag
         said = {name: arrays[name] for name in arrays.files}
     split = {part: {n.split("/")[1]: v for n, v in said.items() if n.startswith(part)} for part in PARTS}
     student = Exports(
-        ground, seed, folder, found.temperature, split["validation"]["student"], split["test"]["teacher"], stages
-    )
+        ground, seed, folder, found.temperature, split["validation"]["student"], split["test"]["teacher"],
+        split["test"].get(f"teacher{SAID}"), stages,
+    )  # fmt: skip
     made = [student.make(spec) for spec in ground.recipe.export]
     artifacts = [one for one in made if isinstance(one, ArtifactFacts)]
     refused = [one for one in made if isinstance(one, RefusedFacts)]

@@ -22,6 +22,8 @@ FLOORS = [
         "ground",
         "judges",
         "language_store",
+        "answer_judge",
+        "fine_tuning",
         "layer_choice",
         "preparing",
         "seeds",
