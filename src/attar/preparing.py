@@ -90,7 +90,12 @@ def _language(ground: Ground, student: Student) -> Ground:
     assert ground.teacher is not None
     for model, processor in ((ground.teacher.model.model, ground.processor), (student.model, student.processor)):
         verify_head(model, made_up_row(processor, task))
-    shared_by(ground, student.model, student.processor)
+    shared, rollouts = shared_by(ground, student.model, student.processor), ground.recipe.rollouts
+    if rollouts is not None and rollouts.source == "vllm" and shared is not None:
+        raise PlanError(
+            "rollouts.source: the served teacher writes tokens by its own numbers, and this student has others. Use a "
+            "student with all of the teacher's tokens, or source: student."
+        )
     parts = [part for part in (splits.train, splits.transfer, splits.validation, splits.test) if part is not None]
     ground.truncated = sum(task.encode(part, ground.processor).truncated for part in parts)
     return ground
