@@ -294,6 +294,15 @@ class LayerMapFacts(Facts):
     rows: int | None = Field(default=None, description="`cka`: training rows on which layers were compared.")
 
 
+class RolloutFacts(Facts):
+    """Answers that were written while the student was trained."""
+
+    texts: int
+    length: float = Field(description="Mean tokens, the end among them.")
+    at_limit: float = Field(description="Share of texts that were cut at the longest length allowed.")
+    share_of_time: float = Field(description="Of the training steps' wall time, spent on writing.")
+
+
 class TrainingFacts(Facts):
     """One training, student or control."""
 
@@ -309,6 +318,7 @@ class TrainingFacts(Facts):
     balance: dict[str, BalanceFacts] = Field(
         default={}, description="By objective, where training.balance is on: what the probe found."
     )
+    rollouts: RolloutFacts | None = Field(default=None, description="Where answers were written in the training.")
 
 
 class SeedFacts(Facts):

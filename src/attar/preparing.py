@@ -98,6 +98,12 @@ def _language(ground: Ground, student: Student, stages: Stages, progress: Progre
     for model, processor in ((ground.teacher.model.model, ground.processor), (student.model, student.processor)):
         verify_head(model, made_up_row(processor, task))
     outputs, spec = shared_by(ground, student.model, student.processor), ground.recipe.teacher
+    rollouts = ground.recipe.rollouts
+    if rollouts is not None and rollouts.source == "vllm" and outputs is not None:
+        raise PlanError(
+            "rollouts.source: the served teacher writes tokens by its own numbers, and this student has others. Use a "
+            "student with all of the teacher's tokens, or source: student."
+        )
     if isinstance(spec, StoredTeacherSpec):
         ground.store = stages.read(
             "signals", lambda: open_language(ground, spec, outputs), lambda store: store.manifest.key

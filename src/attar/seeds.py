@@ -95,11 +95,14 @@ def roles(ground: Ground) -> list[Role]:
 def _train(
     ground: Ground, judge: Judge, role: Role, seed: int, folder: Path, stages: Stages, progress: Progress
 ) -> TrainingFacts:
-    """The control is the student's recipe with the labels as its only objective; nothing else differs."""
+    """The control is the student's recipe with the labels as its only objective, those of the data's own answers where
+    the student learns from written ones; nothing else differs.
+    """
     recipe = ground.recipe
     objectives: Sequence[Objective] = (
         ground.objectives if role == "student" else (HardLabelsSpec(kind="hard_labels", weight=1.0),)
     )
+    rollouts = recipe.rollouts if role == "student" else None
     spec = recipe.training.model_copy(update={"seed": seed, **({} if role == "student" else {"balance": "off"})})
     recorded = recipe.objectives if role == "student" else objectives
     shaped_by: list[Any] = [
@@ -109,6 +112,7 @@ def _train(
         recipe.task.model_dump(mode="json"),
         [ground.splits.hash, ground.signals_key, role, *ground.start],
         *([ground.chosen.model_dump(mode="json")] if role == "student" and ground.chosen.maps else []),
+        *([rollouts.model_dump(mode="json", exclude={"url"})] if rollouts is not None else []),
     ]
     place = folder / role
 
@@ -135,6 +139,7 @@ def _train(
             spec,
             checkpoints,
             key=hash_value(shaped_by),
+            rollouts=rollouts,
             evaluate=lambda model: judge.quality(model, student.processor),
             progress=progress,
             log=folder / "log.jsonl",

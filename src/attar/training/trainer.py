@@ -28,6 +28,7 @@ from attar.training.callbacks import AfterStep
 from attar.training.checkpoints import STATE, WEIGHTS, Checkpoints, Mark, load
 from attar.training.collate import Collator
 from attar.training.distil import Distil
+from attar.training.rollouts import Deferred, Rollouts, told
 from attar.training.rows import Batch, Batches, Places
 
 _ROWS = "rows of the step"
@@ -93,10 +94,12 @@ class DistilTrainer(Trainer):
         keep_best: bool,
         phase: str,
         callbacks: list[TrainerCallback],
+        rollouts: Rollouts | None = None,
     ) -> None:
         places = Places(len(batches.lengths))
+        collate = collator if rollouts is None else Deferred(collator, rollouts.turns)
         super().__init__(
-            model=distil, args=args, train_dataset=places, data_collator=cast("Any", collator), callbacks=callbacks
+            model=distil, args=args, train_dataset=places, data_collator=cast("Any", collate), callbacks=callbacks
         )
         self.remove_callback(PrinterCallback)
         self.add_callback(AfterStep(self._advance))
@@ -105,7 +108,7 @@ class DistilTrainer(Trainer):
                 "accelerate asks for FSDP or DeepSpeed; attar trains on one device or with DDP (torchrun)."
             )
         self.distil, self.batches, self.checkpoints, self.phase = distil, batches, checkpoints, phase
-        self.clock = Clock()
+        self.clock, self.collator, self.rollouts = Clock(), collator, rollouts
         self._evaluate_student, self._keep_best = evaluate, keep_best
         self._terms: dict[str, Tensor] = {}
         self._last: dict[str, Tensor] = {}
@@ -138,8 +141,13 @@ class DistilTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], Any]:
-        """The micro-batches of one step, each with the step's kept rows by term, `counts`, and its `progress`."""
+        """The micro-batches of one step, each with the step's kept rows by term, `counts`, and its `progress`.
+
+        Answers that are to be written are written here, before anything is counted.
+        """
         samples = list(islice(epoch_iterator, num_batches))
+        if self.rollouts is not None:
+            samples = self.rollouts.fill(samples)
         terms = self.distil.terms
         sums = dict.fromkeys([*terms.names, _ROWS], 0)
         for batch in samples:
@@ -160,8 +168,10 @@ class DistilTrainer(Trainer):
         return samples, rows
 
     def micro_batch(self, batch: Batch) -> dict[str, Any]:
-        """The keywords of one micro-batch, all but `counts` and `progress`, on the training device."""
-        return self._prepare_inputs(self.data_collator(cast("Any", batch)))
+        """The keywords of one micro-batch of the data's answers, all but `counts` and `progress`, on the training
+        device.
+        """
+        return self._prepare_inputs(self.collator(batch))
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -223,7 +233,10 @@ class DistilTrainer(Trainer):
             if self._moving:
                 logs["scheduled"] = self._moving
             busy = self.clock.busy
-            logs["rows_per_second"] = round((self.clock.rows - self._since[1]) / max(busy - self._since[2], 1e-9), 1)
+            passed = max(busy - self._since[2], 1e-9)
+            logs["rows_per_second"] = round((self.clock.rows - self._since[1]) / passed, 1)
+            if self.rollouts is not None:
+                logs |= told(self._summed(self.rollouts.take(self.args.device)), passed * self.args.world_size)
             self._since = (self.state.global_step, self.clock.rows, busy)
         super().log(logs, start_time)
 
