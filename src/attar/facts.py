@@ -293,6 +293,10 @@ class TrainingFacts(Facts):
     balance: dict[str, BalanceFacts] = Field(
         default={}, description="By objective, where training.balance is on: what the probe found."
     )
+    processes: int = Field(default=1, description="That trained together.")
+    parallel: Literal["ddp", "fsdp"] | None = Field(
+        default=None, description="How several processes shared the training; null: there was one."
+    )
 
 
 class SeedFacts(Facts):
