@@ -319,6 +319,10 @@ class TrainingFacts(Facts):
         default={}, description="By objective, where training.balance is on: what the probe found."
     )
     rollouts: RolloutFacts | None = Field(default=None, description="Where answers were written in the training.")
+    processes: int = Field(default=1, description="That trained together.")
+    parallel: Literal["ddp", "fsdp"] | None = Field(
+        default=None, description="How several processes shared the training; null: there was one."
+    )
 
 
 class SeedFacts(Facts):

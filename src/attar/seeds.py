@@ -117,7 +117,7 @@ def _train(
     place = folder / role
 
     def work() -> TrainingFacts:
-        if place.exists():
+        if stages.ranks.first and place.exists():
             withdraw(ground.out)
         student = ground.student(seed, "random" if role == "control_random" else "recipe")
         terms = ground.terms(student, objectives, seed)
@@ -145,12 +145,14 @@ def _train(
             log=folder / "log.jsonl",
             phase=role,
         )
-        with atomic_folder(place) as fresh:
-            save_student(student.model.cpu(), student.processor, fresh)
+        student.model.cpu()
+        if stages.ranks.first:
+            with atomic_folder(place) as fresh:
+                save_student(student.model, student.processor, fresh)
         layers = layer_facts(terms, objectives, ground.chosen)
         return facts.model_copy(update={"initial": student.initial, "layers": layers})
 
-    return stages.run(f"{seed}/{role}", shaped_by, [place], TrainingFacts, work)
+    return stages.run(f"{seed}/{role}", shaped_by, [place], TrainingFacts, work, together=True)
 
 
 def _stored(ground: Ground, encoded: Encoded, wanted: Wanted) -> StoreReader:
