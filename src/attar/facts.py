@@ -294,6 +294,15 @@ class LayerMapFacts(Facts):
     rows: int | None = Field(default=None, description="`cka`: training rows on which layers were compared.")
 
 
+class RolloutFacts(Facts):
+    """Answers that were written while the student was trained."""
+
+    texts: int
+    length: float = Field(description="Mean tokens, the end among them.")
+    at_limit: float = Field(description="Share of texts that were cut at the longest length allowed.")
+    share_of_time: float = Field(description="Of the training steps' wall time, spent on writing.")
+
+
 class TrainingFacts(Facts):
     """One training, student or control."""
 
@@ -308,6 +317,11 @@ class TrainingFacts(Facts):
     layers: dict[str, LayerMapFacts] = Field(default={}, description="By term that compares layers.")
     balance: dict[str, BalanceFacts] = Field(
         default={}, description="By objective, where training.balance is on: what the probe found."
+    )
+    rollouts: RolloutFacts | None = Field(default=None, description="Where answers were written in the training.")
+    processes: int = Field(default=1, description="That trained together.")
+    parallel: Literal["ddp", "fsdp"] | None = Field(
+        default=None, description="How several processes shared the training; null: there was one."
     )
 
 
