@@ -19,7 +19,8 @@ from attar.stages import Nothing, Stages
 from attar.tasks.causal_lm import CausalLM
 from attar.tasks.sequences import Sequences, sequence_keys
 from attar.teachers.local import LocalTeacher
-from attar.teachers.store import MANIFEST, PROCESSOR, open_store
+from attar.teachers.manifest import MANIFEST, PROCESSOR
+from attar.teachers.store import open_store
 from attar.teachers.stored import OTHER_TEACHER
 from attar.teachers.token_codec import Draws, Lists, unpack_draws, unpack_lists
 from attar.teachers.token_labelling import label_tokens, take_tokens, token_manifest

@@ -41,9 +41,10 @@ from attar.teachers.fitted import FittedFacts, load_fitted
 from attar.teachers.fitting import fit_teacher
 from attar.teachers.labelling import label, store_folder
 from attar.teachers.local import LocalTeacher, find_origin, load_local, made_up_row
+from attar.teachers.manifest import MANIFEST, PROCESSOR
 from attar.teachers.origin import find_model, own_labels
 from attar.teachers.preflight import preflight
-from attar.teachers.store import MANIFEST, PROCESSOR, Store, open_store
+from attar.teachers.store import Store, open_store
 from attar.teachers.stored import find_rescorer, open_stored, spot_check, stored_processor
 from attar.teachers.token_store import TokenStore
 
@@ -157,7 +158,7 @@ def _teacher_labels(recipe: Recipe, handed: Handed) -> tuple[str, ...]:
                 )
             return own_labels(find_origin(recipe.teacher).folder)
         case StoredTeacherSpec():
-            from attar.teachers.store import find_store, read_manifest
+            from attar.teachers.manifest import find_store, read_manifest
 
             return read_manifest(find_store(Path(recipe.teacher.path))).labels
         case _:
