@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from attar.data.load import Given
 from attar.data.splits import Splits
 from attar.facts import ModelFacts, SourceFacts
+from attar.hashing import hash_value
 from attar.layer_choice import LayerMaps
 from attar.objectives.own import OwnObjective
 from attar.objectives.terms.terms import Terms
@@ -80,6 +81,8 @@ class Ground:
     """What is stored of each token a language model learns; None: nothing, or the teacher is asked in every step."""
     spot_check: float | None = None
     """The largest difference of what was stored elsewhere from what the teacher says here."""
+    fitted: str | None = None
+    """Hash of a fitted teacher's weights; None: it is as its source has it."""
     warnings: list[str] = field(default_factory=list[str])
     truncated: int = 0
     """Rows that are longer than the limit, over all splits."""
@@ -87,7 +90,9 @@ class Ground:
     @property
     def signals_key(self) -> str:
         """Identity of the stored signals; of a language model's teacher that is asked in every step, its own."""
-        return self.sources[0].hash if self.store is None else self.store.manifest.key
+        if self.store is not None:
+            return self.store.manifest.key
+        return self.sources[0].hash if self.fitted is None else hash_value([self.sources[0].hash, self.fitted])
 
     @property
     def rows(self) -> Dataset:

@@ -17,6 +17,7 @@ from attar.data.load import load_data
 from attar.data.splits import Splits
 from attar.errors import PlanError, StoreError
 from attar.facts import ModelFacts, PolicyFacts, SourceFacts
+from attar.fine_tuning import tune_teacher
 from attar.ground import Ground, Handed, Objective, Progress, Say
 from attar.hashing import hash_bytes, hash_file, hash_value
 from attar.heads import verify_head
@@ -32,6 +33,7 @@ from attar.recipe.student import PretrainedSpec
 from attar.recipe.targets import SAMPLED
 from attar.recipe.task import CausalLMSpec
 from attar.recipe.teacher import LocalTeacherSpec, StoredTeacherSpec
+from attar.recipe.training import TrainingSpec
 from attar.signals import Inside, Wanted
 from attar.stages import Stages
 from attar.students.student import Student
@@ -97,6 +99,12 @@ def _language(ground: Ground, student: Student, stages: Stages, progress: Progre
     for model, processor in ((ground.teacher.model.model, ground.processor), (student.model, student.processor)):
         verify_head(model, made_up_row(processor, task))
     outputs, spec = shared_by(ground, student.model, student.processor), ground.recipe.teacher
+    rollouts = ground.recipe.rollouts
+    if rollouts is not None and rollouts.source == "vllm" and outputs is not None:
+        raise PlanError(
+            "rollouts.source: the served teacher writes tokens by its own numbers, and this student has others. Use a "
+            "student with all of the teacher's tokens, or source: student."
+        )
     if isinstance(spec, StoredTeacherSpec):
         ground.store = stages.read(
             "signals", lambda: open_language(ground, spec, outputs), lambda store: store.manifest.key
@@ -119,7 +127,7 @@ def _choose(ground: Ground, student: Student, stages: Stages) -> LayerMaps:
         asked, identity = (store := open_stored(spec, ground.task, Wanted())), store.manifest.key
     else:
         assert teacher is not None
-        asked, identity = teacher, [teacher.source.hash, _fitted(spec, teacher)]
+        asked, identity = teacher, [teacher.source.hash, ground.fitted]
     shaped_by = [
         [recipe.student.model_dump(mode="json", exclude={"licence"}), recipe.training.seed, *ground.start],
         [identity, recipe.task.model_dump(mode="json"), ground.splits.hash],
@@ -179,7 +187,7 @@ def _with_teacher(
     spec = recipe.teacher
     if isinstance(spec, StoredTeacherSpec):
         return _with_stored(recipe, spec, out, task, splits, handed, device, [data])
-    teacher = _local_teacher(spec, out, task, splits, stages, handed, device, progress)
+    teacher = _local_teacher(spec, out, task, splits, stages, handed, recipe.training, device, progress)
     facts = ModelFacts(
         name=teacher.source.name,
         family=teacher.family,
@@ -189,14 +197,14 @@ def _with_teacher(
     return Ground(
         recipe, out, device, task, splits, teacher.processor, teacher, facts, [teacher.source, data], handed,
         _objectives(recipe, handed),
-        inside=teacher.inside, warnings=list(teacher.warnings),
+        inside=teacher.inside, warnings=list(teacher.warnings), fitted=_fitted(spec, teacher),
         targets=(spec.targets or SAMPLED) if isinstance(task, CausalLM) and signals_mode(recipe) == "store" else None,
     )  # fmt: skip
 
 
 def _local_teacher(
-    spec: LocalTeacherSpec, out: Path, task: Task, splits: Splits, stages: Stages, handed: Handed, device: str,
-    progress: Progress,
+    spec: LocalTeacherSpec, out: Path, task: Task, splits: Splits, stages: Stages, handed: Handed,
+    training: TrainingSpec, device: str, progress: Progress,
 ) -> LocalTeacher:  # fmt: skip
     if handed.teacher is not None:
         from attar.teachers.local import from_module
@@ -209,10 +217,14 @@ def _local_teacher(
     fields = spec.model_dump(mode="json", include={"config", "fit", "fitting", "pooling", "batch_tokens"})
     rows = replace(splits, transfer=None, hash=_hash_rows(task, splits.train, splits.validation))
     shaped_by = [fields, origin, task.spec.model_dump(mode="json"), list(task.labels), rows.hash]
-    stages.run(
-        "teacher", shaped_by, [folder], FittedFacts,
-        lambda: fit_teacher(spec, task, rows, folder, device=device, progress=progress),
-    )  # fmt: skip
+
+    def work() -> FittedFacts:
+        if isinstance(task, CausalLM):
+            return tune_teacher(spec, task, rows, folder, training, device=device, progress=progress)
+        return fit_teacher(spec, task, rows, folder, device=device, progress=progress)
+
+    shaped_by += [training.precision] if isinstance(task, CausalLM) else []
+    stages.run("teacher", shaped_by, [folder], FittedFacts, work)
     return load_fitted(folder, task, trust_remote_code=spec.trust_remote_code)
 
 
@@ -262,7 +274,7 @@ def _label(ground: Ground, spec: LocalTeacherSpec, wanted: Wanted, stages: Stage
         }
     facts = {
         "teacher": teacher.source.hash,
-        "fitted": _fitted(spec, teacher),
+        "fitted": ground.fitted,
         "processor": hash_processor(ground.processor),
         "task": task.spec.model_dump(mode="json", exclude={"metric", "slice_by"}),
         "label_map": spec.label_map,

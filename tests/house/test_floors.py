@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "attar"
 FLOORS = [
     {"errors", "gguf_header", "hashing", "facts", "storage", "version"},
     {"recipe"},
-    {"plan", "data", "logits", "heads", "hooks", "signals", "identity", "answers", "tasks"},
+    {"plan", "data", "logits", "heads", "hooks", "signals", "identity", "answers", "ranks", "tasks"},
     {"objectives", "teachers", "students"},
     {"training", "evaluation", "bench", "export", "governance", "testing"},
     {"report"},
@@ -22,6 +22,8 @@ FLOORS = [
         "ground",
         "judges",
         "language_store",
+        "answer_judge",
+        "fine_tuning",
         "layer_choice",
         "preparing",
         "seeds",
@@ -32,7 +34,7 @@ FLOORS = [
         "token_forms",
         "finished",
     },
-    {"cli", "terminal", "door", "__init__"},
+    {"cli", "terminal", "door", "__init__", "__main__"},
 ]
 FLOOR = {part: level for level, parts in enumerate(FLOORS) for part in parts}
 MODULES = sorted(p for p in SOURCE.rglob("*.py"))

@@ -117,6 +117,8 @@ def _untrained(recipe: Recipe, config: dict[str, Any], rows: RowsFound, notes: N
     check_config(config, path, notes)
     if rows.plan.labelled is False:
         notes.problem(("teacher", "fit"), "an untrained teacher needs labels, and the data has none.")
+    if isinstance(recipe.task, CausalLMSpec):
+        notes.problem(path, "a language model built from a configuration has no tokenizer. Name one in teacher.model.")
     checkpoint = Checkpoint("config", config=config)
     counted = count_of(recipe, config)
     outputs = outputs_of(recipe, rows)
@@ -176,12 +178,15 @@ def _writes(spec: LocalTeacherSpec, checkpoint: Checkpoint, notes: Notes) -> Non
         notes.problem(
             ("teacher", "model"), f"the teacher is no causal language model ({kinds}), but task.kind is causal_lm."
         )
-    if spec.fit != "none":
+    if spec.fit == "probe":
+        notes.problem(("teacher", "fit"), '"probe" fits classifiers. Allowed for causal_lm: none, full (fine-tuning).')
+    if spec.fitting.head_learning_rate is not None:
         notes.problem(
-            ("teacher", "fit"),
-            f'"{spec.fit}" fits classifiers. Allowed for causal_lm: none. Fine-tune the teacher first, and name its '
-            "folder in teacher.model.",
+            ("teacher", "fitting", "head_learning_rate"),
+            "a language model's head is no new part that could have a rate of its own. Remove it.",
         )
+    if spec.pooling != "auto":
+        notes.problem(("teacher", "pooling"), "a language model tells each token: nothing is pooled. Remove it.")
     if spec.label_map is not None:
         notes.problem(("teacher", "label_map"), "a language model has no labels to map. Remove it.")
 
