@@ -42,7 +42,6 @@ def label_language(
     ground: Ground,
     spec: LocalTeacherSpec,
     outputs: Tensor | None,
-    fitted: str | None,
     about: dict[str, Any],
     stages: Stages,
     progress: Progress,
@@ -53,7 +52,7 @@ def label_language(
     assert targets is not None, "what is stored is told by the recipe"
     facts = {
         "teacher": teacher.source.hash,
-        "fitted": fitted,
+        "fitted": ground.fitted,
         **shaping(task, ground.processor, outputs),
         "targets": written_by(targets),
         "dtype": "float32",

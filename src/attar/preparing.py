@@ -110,8 +110,7 @@ def _language(ground: Ground, student: Student, stages: Stages, progress: Progre
             "signals", lambda: open_language(ground, spec, outputs), lambda store: store.manifest.key
         )
     elif not ground.live:
-        fitted = _fitted(spec, ground.teacher)
-        ground.store = label_language(ground, spec, outputs, fitted, _about(ground), stages, progress)
+        ground.store = label_language(ground, spec, outputs, _about(ground), stages, progress)
     parts = [part for part in (splits.train, splits.transfer, splits.validation, splits.test) if part is not None]
     ground.truncated = sum(task.encode(part, ground.processor).truncated for part in parts)
     return ground

@@ -113,6 +113,8 @@ task:
 teacher:
   kind: local
   model: HuggingFaceTB/SmolLM2-135M-Instruct   # Hub name, folder, a .gguf file, or package:NAME/PATH
+  # signals: live            # asked in every step; store: once, and trained from disk (some 40 bytes a token)
+  # targets: {kind: sampled, threshold: 0.02}   # what a store keeps of a token; or {kind: top_k, k: 64}
   licence: apache-2.0
 
 data:
