@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 from pydantic import BaseModel
 
+from attar.answered import with_answers
 from attar.bench.size import count_params, weight_bytes
 from attar.data.load import load_data
 from attar.data.splits import Splits
@@ -72,6 +73,7 @@ def prepare(
     task = make_task(recipe.task, splits.labels if named else _teacher_labels(recipe, handed))
     ground = _with_teacher(recipe, out, task, splits, stages, handed, progress)
     ground.sources[0] = ground.sources[0].model_copy(update={"licence": policy.licence})
+    ground.splits = splits = with_answers(ground, stages, progress)
     student = ground.student(recipe.training.seed)
     if handed.student is not None or isinstance(recipe.student, PretrainedSpec):
         ground.start = (hash_module(student.model), hash_processor(student.processor))
