@@ -20,6 +20,7 @@ from attar.training.checkpoints import Checkpoints, repeatable
 from attar.training.collate import Collator
 from attar.training.distil import Distil, full_precision_heads
 from attar.training.gradients import gradient_norms
+from attar.training.packing import packing
 from attar.training.rows import Batches, TrainingRows
 from attar.training.trainer import DistilTrainer, Evaluate
 
@@ -59,11 +60,12 @@ def train(
         if log is not None and trainer.args.process_index == 0:
             trainer.add_callback(JsonLog(log, phase, trainer.checkpoints.history()))
         found, balance = trainer.checkpoints.newest(), terms.courses.balance
-        if balance is not None and found is None:
-            balance.take(gradient_norms(trainer, list(balance.weights)))
         live = [] if rows.live is None else [rows.live.model]
-        with full_precision_heads([] if spec.precision == "fp32" else [model, *live], len(task.labels)):
-            trainer.resume(found)
+        with packing(spec, model, rows, task) as is_packed:
+            if balance is not None and found is None:
+                balance.take(gradient_norms(trainer, list(balance.weights)))
+            with full_precision_heads([] if spec.precision == "fp32" else [model, *live], len(task.labels)):
+                trainer.resume(found)
         state = trainer.state
         if spec.keep == "best" and state.best_global_step is not None:
             model.load_state_dict(trainer.checkpoints.load_best(state.best_global_step))
@@ -74,6 +76,7 @@ def train(
         epochs=round(state.global_step / trainer.batches.steps, 4),
         rows_per_second=round(clock.rows / max(clock.busy, 1e-9), 1),
         counted="tokens" if isinstance(rows.student, Sequences) else "rows",
+        packed=is_packed,
         seconds=round(clock.total, 3),
         curve=curve(state.log_history),
         best_step=state.best_global_step or state.global_step,
