@@ -310,6 +310,7 @@ class TrainingFacts(Facts):
     epochs: float
     rows_per_second: float = Field(description="Rows, or learned tokens, a second: see `counted`.")
     counted: Literal["rows", "tokens"] = "rows"
+    packed: bool = Field(default=False, description="Whether a language model read its batches without their padding.")
     seconds: float
     curve: list[dict[str, float]] = Field(description="Logged points: step, loss, each term, validation metric.")
     best_step: int
