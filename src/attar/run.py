@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from attar.answer_judge import AnswerJudge
 from attar.certify import certify
 from attar.facts import PolicyFacts, RunFacts
 from attar.governance.policy import decide_for, require_allowed
 from attar.ground import Ground, Handed, Progress, Say
 from attar.handover import require_exports, sweep, withdraw, write
-from attar.judges import Judge, judge_of
+from attar.judges import Judge, LabelJudge, LanguageJudge
 from attar.plan import Plan, make_plan
 from attar.plan.objectives import signals_mode
 from attar.preparing import prepare
@@ -23,6 +24,7 @@ from attar.recipe.teacher import LocalTeacherSpec
 from attar.seeds import Seed, limit_threads, run_seed
 from attar.stages import Stages, locked
 from attar.storage import atomic_folder
+from attar.tasks.causal_lm import CausalLM
 from attar.teachers.origin import quiet
 
 _PATIENCE = 1800.0
@@ -62,7 +64,7 @@ def run(
                     say(f"WARNING: {warning}")
                 stages = Stages(out / "store" / "stages", say, ranks)
                 ground = prepare(recipe, out, stages, handed=given, policy=policy, progress=progress)
-                judge, first = judge_of(ground), recipe.training.seed
+                judge, first = _judge_of(ground), recipe.training.seed
                 done = [
                     run_seed(ground, judge, seed, out if seeds == 1 else out / "seeds" / str(seed), stages, progress)
                     for seed in range(first, first + seeds)
@@ -103,6 +105,13 @@ def label_only(
                 limit_threads(before)
     assert ground.store is not None
     return ground.store.path
+
+
+def _judge_of(ground: Ground) -> Judge:
+    """The judge that the run's task wants."""
+    if not isinstance(ground.task, CausalLM):
+        return LabelJudge(ground)
+    return AnswerJudge(ground) if ground.task.metric == "exact_match" else LanguageJudge(ground)
 
 
 def _finish(

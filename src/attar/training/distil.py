@@ -68,7 +68,7 @@ class Distil(nn.Module):
         self, signals: dict[str, Any] | None, view: dict[str, Tensor] | None, positions: Tensor | None
     ) -> Signals | None:
         if signals is not None:
-            return Signals(**signals)
+            return Signals.of(signals)
         if view is None or self._live is None:
             return None
         model = self._live.model

@@ -31,6 +31,7 @@ from attar.training.checkpoints import SCHEDULE, STATE, Checkpoints, Mark, load
 from attar.training.clock import Clock
 from attar.training.collate import Collator
 from attar.training.distil import Distil
+from attar.training.rollouts import Deferred, Rollouts, told
 from attar.training.rows import Batch, Batches, Places
 from attar.training.sharding import load_optimizer, load_weights, own_part, save_state, shard, whole_state
 
@@ -67,14 +68,16 @@ class DistilTrainer(Trainer):
         phase: str,
         callbacks: list[TrainerCallback],
         whole: Distil | None,
+        rollouts: Rollouts | None = None,
     ) -> None:
         """`whole`: of a training that shards its weights, the same modules, which it puts whole weights into."""
         if whole is not None:
             distil.is_distributed_loading_by_transformers = True
             distil.to(args.device)
         places = Places(len(batches.lengths))
+        collate = collator if rollouts is None else Deferred(collator, rollouts.turns)
         super().__init__(
-            model=distil, args=args, train_dataset=places, data_collator=cast("Any", collator), callbacks=callbacks
+            model=distil, args=args, train_dataset=places, data_collator=cast("Any", collate), callbacks=callbacks
         )
         self.remove_callback(PrinterCallback)
         self.add_callback(AfterStep(self._advance))
@@ -84,7 +87,7 @@ class DistilTrainer(Trainer):
                 "training.parallel says."
             )
         self.distil, self.batches, self.checkpoints, self.phase = distil, batches, checkpoints, phase
-        self.clock = Clock()
+        self.clock, self.collator, self.rollouts = Clock(), collator, rollouts
         self._whole = whole
         self._evaluate_student, self._keep_best = evaluate, keep_best
         self._terms: dict[str, Tensor] = {}
@@ -118,8 +121,13 @@ class DistilTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], Any]:
-        """The micro-batches of one step, each with the step's kept rows by term, `counts`, and its `progress`."""
+        """The micro-batches of one step, each with the step's kept rows by term, `counts`, and its `progress`.
+
+        Answers that are to be written are written here, before anything is counted.
+        """
         samples = list(islice(epoch_iterator, num_batches))
+        if self.rollouts is not None:
+            samples = self.rollouts.fill(samples)
         terms = self.distil.terms
         sums = dict.fromkeys([*terms.names, _ROWS], 0)
         for batch in samples:
@@ -140,8 +148,10 @@ class DistilTrainer(Trainer):
         return samples, rows
 
     def micro_batch(self, batch: Batch) -> dict[str, Any]:
-        """The keywords of one micro-batch, all but `counts` and `progress`, on the training device."""
-        return self._prepare_inputs(self.data_collator(cast("Any", batch)))
+        """The keywords of one micro-batch of the data's answers, all but `counts` and `progress`, on the training
+        device.
+        """
+        return self._prepare_inputs(self.collator(batch))
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -205,7 +215,10 @@ class DistilTrainer(Trainer):
             if self._moving:
                 logs["scheduled"] = self._moving
             busy = self.clock.busy
-            logs["rows_per_second"] = round((self.clock.rows - self._since[1]) / max(busy - self._since[2], 1e-9), 1)
+            passed = max(busy - self._since[2], 1e-9)
+            logs["rows_per_second"] = round((self.clock.rows - self._since[1]) / passed, 1)
+            if self.rollouts is not None:
+                logs |= told(self._summed(self.rollouts.take(self.args.device)), passed * self.args.world_size)
             self._since = (self.state.global_step, self.clock.rows, busy)
         super().log(logs, start_time)
 

@@ -31,6 +31,7 @@ from attar.objectives.response import (
     todi,
     total_variation,
 )
+from attar.objectives.sparse import sampled_kl, sparse_kl
 from attar.objectives.supervised import binary_cross_entropy, cross_entropy, squared_error
 from attar.recipe.objectives import (
     AdaptiveKLSpec,
@@ -58,6 +59,7 @@ from attar.recipe.objectives import (
     ToDiSpec,
     TotalVariationSpec,
 )
+from attar.recipe.targets import TargetsSpec, unfit
 
 Problem = Literal["single_label", "multi_label", "regression"]
 LogitSpec = OnDistributions | OnLists | LogitMSESpec | HardLabelsSpec | OwnObjective
@@ -87,9 +89,19 @@ class LogitTerm:
         return self.reads != "teacher"
 
 
-def logit_term(name: str, spec: LogitSpec, problem: Problem, *, place: str) -> LogitTerm:
-    """One spec as a term called `name`. Raises PlanError, which starts with `place`, if it means nothing here."""
+def logit_term(
+    name: str, spec: LogitSpec, problem: Problem, *, place: str, targets: TargetsSpec | None = None
+) -> LogitTerm:
+    """One spec as a term called `name`; `targets`: what is stored of a token in the place of logits (None: logits).
+
+    Raises PlanError, which starts with `place`, if it means nothing here.
+    """
     _require_meaning(spec, problem, place)
+    if targets is not None and not isinstance(spec, HardLabelsSpec):
+        if (found := unfit(spec, targets)) is not None:
+            raise PlanError(f"{place}.{found[0]}: {found[1]}")
+        function = sparse_kl if isinstance(spec, SparseKLSpec) else sampled_kl
+        return LogitTerm(Term(name, function, temperature_power=2, listed=True), "teacher")
     match spec:
         case HardLabelsSpec():
             return LogitTerm(Term(name, _label_function(problem, spec.label_smoothing)), "labels")

@@ -24,6 +24,7 @@ from attar.objectives.terms.logits import LogitTerm, Problem, logit_term
 from attar.objectives.terms.part import Pair, Part
 from attar.objectives.terms.parts import NO_PAIRS, make_part
 from attar.recipe.objectives import AnyObjectiveSpec, LayeredSpec
+from attar.recipe.targets import TargetsSpec
 from attar.signals import NOTHING, Inside, Pool, Signals, Wanted
 
 
@@ -52,7 +53,8 @@ class Terms(nn.Module):
 
     `student` and `teacher` say what the models show of their inside (read by objectives that compare layers); what is
     learned to make them meet is drawn from `seed`. `chosen` are the pairs of `layers: cka`, by how states were pooled.
-    Raises PlanError with every objective that does not fit `problem` or the models. How logits become rows, by
+    `targets`: what a store holds of each token in the place of the teacher's logits (None: logits are there). Raises
+    PlanError with every objective that does not fit `problem`, the models or the targets. How logits become rows, by
     `problem`: see `LogitRows`.
     """
 
@@ -64,6 +66,7 @@ class Terms(nn.Module):
         student: Inside = NOTHING,
         teacher: Inside = NOTHING,
         chosen: Mapping[Pool, Sequence[Pair]] = NO_PAIRS,
+        targets: TargetsSpec | None = None,
         seed: int,
     ) -> None:
         super().__init__()
@@ -84,7 +87,9 @@ class Terms(nn.Module):
                         name, spec, student, teacher, seed=seed, place=f"objectives[{at}]", chosen=chosen
                     )
                 else:
-                    self._logit_terms[name] = logit_term(name, spec, problem, place=f"objectives[{at}]")
+                    self._logit_terms[name] = logit_term(
+                        name, spec, problem, place=f"objectives[{at}]", targets=targets
+                    )
             except PlanError as error:
                 problems += error.problems
         if problems:
