@@ -137,6 +137,11 @@ objectives:                  # a weighted sum; docs/objectives.md lists the kind
   - {kind: forward_kl}
   # - {kind: hard_labels, weight: 0.1}   # the data's own next token
 
+# rollouts:                  # in some steps the student writes the answers itself, and the teacher scores them
+#   fraction: 0.5            # share of these steps
+#   cold_start: 0.1          # share of the steps, the first ones, that learn from the data's answers alone
+#   max_new_tokens: 128
+
 """
 
 _LANGUAGE_TRAINING = """\
