@@ -105,7 +105,7 @@ _LANGUAGE = """
 task:
   kind: causal_lm
   prompt: question           # column with what an answer follows; leave it out where `text` holds plain texts
-  text: answer               # column with the answer, or `json_fields` (JSON of columns); or `messages`, chats, for both
+  text: answer               # column with the answer, or `json_fields` (JSON of columns); or `messages`: chats
   # metric: perplexity       # or exact_match: the share of held-out prompts that are answered as the data does
   # generation: {max_tokens: 128, watched_rows: 64}        # with exact_match: how answers are written
   # template: auto           # prompts and chats as the tokenizer's chat template writes them; or never

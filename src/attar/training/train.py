@@ -158,6 +158,6 @@ def _require_as_many(found: tuple[Path, Mark] | None, world: int) -> None:
     """A step's rows depend on the number of processes, and each has its part of a checkpoint."""
     if found is not None and found[1].world != world:
         raise TrainingError(
-            f"{found[0]}: was written by {found[1].world} processes, and {world} are here: their steps hold other rows. "
+            f"{found[0]}: was written by {found[1].world} processes, here are {world}: their steps hold other rows. "
             f"Go on with {found[1].world}, or remove {found[0].parent} to begin anew."
         )
