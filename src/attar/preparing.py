@@ -44,9 +44,10 @@ from attar.teachers.fitted import FittedFacts, load_fitted
 from attar.teachers.fitting import fit_teacher
 from attar.teachers.labelling import label, store_folder
 from attar.teachers.local import LocalTeacher, find_origin, load_local, made_up_row
+from attar.teachers.manifest import MANIFEST, PROCESSOR
 from attar.teachers.origin import find_model, own_labels
 from attar.teachers.preflight import preflight
-from attar.teachers.store import MANIFEST, PROCESSOR, Store, open_store
+from attar.teachers.store import Store, open_store
 from attar.teachers.stored import find_rescorer, open_stored, spot_check, stored_processor
 from attar.teachers.token_store import TokenStore
 
@@ -111,8 +112,7 @@ def _language(ground: Ground, student: Student, stages: Stages, progress: Progre
             "signals", lambda: open_language(ground, spec, outputs), lambda store: store.manifest.key
         )
     elif not ground.live:
-        fitted = _fitted(spec, ground.teacher)
-        ground.store = label_language(ground, spec, outputs, fitted, _about(ground), stages, progress)
+        ground.store = label_language(ground, spec, outputs, _about(ground), stages, progress)
     parts = [part for part in (splits.train, splits.transfer, splits.validation, splits.test) if part is not None]
     ground.truncated = sum(task.encode(part, ground.processor).truncated for part in parts)
     return ground
@@ -167,7 +167,7 @@ def _teacher_labels(recipe: Recipe, handed: Handed) -> tuple[str, ...]:
                 )
             return own_labels(find_origin(recipe.teacher).folder)
         case StoredTeacherSpec():
-            from attar.teachers.store import find_store, read_manifest
+            from attar.teachers.manifest import find_store, read_manifest
 
             return read_manifest(find_store(Path(recipe.teacher.path))).labels
         case _:
