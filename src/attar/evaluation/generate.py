@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, cast
 
 import torch
@@ -17,13 +17,26 @@ _TOGETHER = 16
 def complete(
     model: nn.Module, processor: Processor, prompts: Sequence[Sequence[int]], *, longest: int, device: str = "cpu"
 ) -> list[str]:
-    """What the model writes after each prompt (token ids), its likeliest token each time; in the prompts' order.
+    """What the model writes after each prompt (token ids), in the prompts' order: see `write`."""
+    return spelled(write(model, processor, prompts, longest=longest, device=device), processor)
 
-    It ends with the end token, which is not part of the text, or after `longest` tokens. Prompts of like length are
-    batched, padded on the left. The model is left in the mode it came in.
+
+def spelled(written: Sequence[Sequence[int]], processor: Processor) -> list[str]:
+    """Tokens as texts, without special ones such as the end."""
+    return [processor.decode(list(tokens), skip_special_tokens=True) for tokens in written]
+
+
+def write(
+    model: nn.Module, processor: Processor, prompts: Sequence[Sequence[int]], *, longest: int, device: str = "cpu"
+) -> list[list[int]]:
+    """The tokens that the model puts after each prompt, its likeliest one each time; in the prompts' order.
+
+    The last is an end token, or the `longest`th. Prompts of like length are batched, padded on the left. The model is
+    left in the mode it came in; penalties of its generation configuration do not count.
     """
+    ends = end_tokens(cast("Any", model).generation_config)
     order = sorted(range(len(prompts)), key=lambda at: len(prompts[at]))
-    written = [""] * len(prompts)
+    written: list[list[int]] = [[] for _ in prompts]
     was_training = model.training
     model.to(device).eval()
     try:
@@ -38,9 +51,23 @@ def complete(
             made = cast("Any", model).generate(
                 input_ids=ids.to(device), attention_mask=mask.to(device), max_new_tokens=longest, do_sample=False,
                 pad_token_id=processor.pad_token_id, temperature=None, top_p=None, top_k=None,
+                repetition_penalty=1.0, no_repeat_ngram_size=0,
             )  # fmt: skip
             for at, tokens in zip(chosen, made[:, width:].tolist(), strict=True):
-                written[at] = processor.decode(tokens, skip_special_tokens=True)
+                written[at] = until_end(tokens, ends)
     finally:
         model.train(was_training)
     return written
+
+
+def end_tokens(generation: Any) -> frozenset[int]:
+    """Tokens at which a model stops, by its generation configuration."""
+    told = generation.eos_token_id
+    listed = cast("list[Any]", told if isinstance(told, list) else [told])
+    return frozenset(int(token) for token in listed if token is not None)
+
+
+def until_end(tokens: Sequence[int], ends: Collection[int]) -> list[int]:
+    """The tokens up to the first end token, which is kept."""
+    stop = next((at + 1 for at, token in enumerate(tokens) if token in ends), len(tokens))
+    return list(tokens[:stop])
