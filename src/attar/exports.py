@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -13,9 +13,11 @@ from torch import nn
 
 from attar.errors import ExportError, ParityError
 from attar.evaluation.evaluate import score_artifact
-from attar.evaluation.generate import end_tokens, write
+from attar.evaluation.exact_match import score_written
+from attar.evaluation.generate import write
 from attar.evaluation.language import agreement, divergence, score_file
 from attar.evaluation.tokens import COLUMN, TEACHER, Reader, ask_about_rows
+from attar.evaluation.written import write_answers
 from attar.export.decoder import trace_decoder
 from attar.export.gguf_folder import fill_gguf
 from attar.export.graph import Graph
@@ -48,6 +50,8 @@ class Exports:
     """What the checkpoint says of the validation rows, as the run's judge keeps it."""
     teacher: np.ndarray
     """What the teacher says of the test rows, likewise."""
+    written: np.ndarray | None
+    """What the teacher wrote to the test rows, where that counts."""
     stages: Stages
 
     def make(self, spec: ExportSpec) -> ArtifactFacts | RefusedFacts:
@@ -84,9 +88,9 @@ class Exports:
         def check(opened: Opened) -> ParityFacts:
             ours, theirs = _reader(opened, validation), Reader(model, validation, processor)
             found = _parity(ours, theirs, task, len(ground.splits.validation), bounds(spec))
-            prompts, ends = prompts_of(validation), end_tokens(cast("Any", model).generation_config)
+            prompts = prompts_of(validation)
             wanted = write(model, processor, prompts, longest=LONGEST)
-            written = compare_written(_continued(opened, prompts, ends), wanted)
+            written = compare_written(write(opened.model, opened.processor, prompts, longest=LONGEST), wanted)
             runner = opened.runner
             cached = None if runner is None else compare_steps(runner, model, validation)
             return found.model_copy(update={"written": written, "cached": cached})
@@ -98,9 +102,15 @@ class Exports:
             return fill_onnx(folder, model=model, processor=processor, spec=spec, graph=graph)
 
         made = export_language(make, out, spec, check=check, root=ground.out)
-        read = _reader(made.opened, test)
-        answers = ask_about_rows({}, read, task, len(ground.splits.test), batch_tokens=_budget(read))[TEACHER]
-        return made.facts.model_copy(update=score_file(answers, self.teacher, ground.recipe.report)._asdict())
+        report, rows, opened = ground.recipe.report, ground.splits.test, made.opened
+        if self.written is not None:
+            written = write_answers(opened.model, opened.processor, task, rows, device=ground.device)
+            scores = score_written(rows, written, self.written, report)
+        else:
+            read = _reader(opened, test)
+            answers = ask_about_rows({}, read, task, len(rows), batch_tokens=_budget(read))[TEACHER]
+            scores = score_file(answers, self.teacher, report)
+        return made.facts.model_copy(update=scores._asdict())
 
     @cached_property
     def _student(self) -> tuple[nn.Module, Processor]:
@@ -124,13 +134,6 @@ class Exports:
 def _reader(opened: Opened, encoded: Sequences) -> Reader:
     """The opened file, and rows as it reads them."""
     return Reader(opened.model, encoded, opened.processor, dense=opened.runner is not None)
-
-
-def _continued(opened: Opened, prompts: list[list[int]], ends: frozenset[int]) -> list[list[int]]:
-    """What the opened file writes after each prompt, its likeliest token each time."""
-    if opened.runner is not None:
-        return opened.runner.write(prompts, longest=LONGEST, ends=ends)
-    return write(opened.model, opened.processor, prompts, longest=LONGEST)
 
 
 def _budget(read: Reader) -> int:

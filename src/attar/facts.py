@@ -112,6 +112,18 @@ class CalibrationFacts(Facts):
     )
 
 
+class WrittenFacts(Facts):
+    """What one model wrote as answers to the test prompts, its likeliest token each time."""
+
+    mean_tokens: float = Field(description="Tokens of an answer, as the model's own tokenizer cuts them.")
+    longest: int = Field(description="Answers that have not ended after so many tokens are cut; they are wrong.")
+    cut: float = Field(description="Share of answers that were cut.")
+    valid_json: float | None = Field(description="Share that is an object or a list; None where others are asked for.")
+    f1: dict[str, float] = Field(
+        default={}, description="By member of JSON answers: F1 of the values that it holds, each at its place."
+    )
+
+
 class EvaluationFacts(Facts):
     """What the evaluation stage found."""
 
@@ -126,6 +138,10 @@ class EvaluationFacts(Facts):
     slices: list[ClassFacts] = []
     confusions: list[ConfusionFacts] = []
     examples: list[ExampleFacts] = []
+    perplexity: dict[str, float] = Field(
+        default={}, description="By model, of language models that are judged by what they write."
+    )
+    written: dict[str, WrittenFacts] = Field(default={}, description="By model, likewise.")
     notes: list[str] = []
 
 
@@ -138,7 +154,7 @@ class StepFacts(Facts):
     n: int = Field(description="Tokens.")
 
 
-class WrittenFacts(Facts):
+class ContinuedFacts(Facts):
     """What an exported language model writes after prompts, its likeliest token each time, against the checkpoint."""
 
     prompts: int
@@ -158,7 +174,7 @@ class ParityFacts(Facts):
     bound_max_abs: float | None
     bound_agreement: float | None
     cached: StepFacts | None = Field(default=None, description="Of a decoder with a cache; the bounds hold here too.")
-    written: WrittenFacts | None = Field(default=None, description="Of language models.")
+    written: ContinuedFacts | None = Field(default=None, description="Of language models.")
     bound_written: float | None = Field(default=None, description="Least share of tokens written as the checkpoint's.")
 
 
@@ -300,6 +316,15 @@ class LayerMapFacts(Facts):
     rows: int | None = Field(default=None, description="`cka`: training rows on which layers were compared.")
 
 
+class RolloutFacts(Facts):
+    """Answers that were written while the student was trained."""
+
+    texts: int
+    length: float = Field(description="Mean tokens, the end among them.")
+    at_limit: float = Field(description="Share of texts that were cut at the longest length allowed.")
+    share_of_time: float = Field(description="Of the training steps' wall time, spent on writing.")
+
+
 class TrainingFacts(Facts):
     """One training, student or control."""
 
@@ -307,6 +332,7 @@ class TrainingFacts(Facts):
     epochs: float
     rows_per_second: float = Field(description="Rows, or learned tokens, a second: see `counted`.")
     counted: Literal["rows", "tokens"] = "rows"
+    packed: bool = Field(default=False, description="Whether a language model read its batches without their padding.")
     seconds: float
     curve: list[dict[str, float]] = Field(description="Logged points: step, loss, each term, validation metric.")
     best_step: int
@@ -314,6 +340,11 @@ class TrainingFacts(Facts):
     layers: dict[str, LayerMapFacts] = Field(default={}, description="By term that compares layers.")
     balance: dict[str, BalanceFacts] = Field(
         default={}, description="By objective, where training.balance is on: what the probe found."
+    )
+    rollouts: RolloutFacts | None = Field(default=None, description="Where answers were written in the training.")
+    processes: int = Field(default=1, description="That trained together.")
+    parallel: Literal["ddp", "fsdp"] | None = Field(
+        default=None, description="How several processes shared the training; null: there was one."
     )
 
 
@@ -328,6 +359,24 @@ class SeedFacts(Facts):
     agreement: float
     validation: float | None
     artifacts: dict[str, float] = Field(default={}, description="Quality of each exported file, by kind and precision.")
+
+
+class SignalsFacts(Facts):
+    """How the teacher's signals reached the training, and what a store of them takes."""
+
+    mode: Literal["live", "store", "stored"] = Field(
+        description="Asked in every step; labelled once by this run; labelled before, elsewhere."
+    )
+    key: str = Field(description="Of the store: hash of all that shaped it; `live`: of the teacher.")
+    rows: int | None = Field(default=None, description="In the store; of language models: sequences.")
+    tokens: int | None = Field(default=None, description="Of language models: tokens that are told of.")
+    bytes: int | None = Field(default=None, description="Of all its shards.")
+    bytes_per_token: float | None = None
+    spot_check: float | None = Field(
+        default=None,
+        description="`stored`: largest difference of rows that were asked again; of language models the share of a "
+        "token's probability that stands elsewhere, mean of a sequence.",
+    )
 
 
 class RunFacts(Facts):
@@ -356,5 +405,6 @@ class RunFacts(Facts):
     policy: PolicyFacts
     lineage: LineageFacts
     stages: list[StageFacts]
+    signals: SignalsFacts | None = Field(default=None, description="None: written by an attar that did not tell.")
     seeds: list[SeedFacts] = []
     warnings: list[str] = []

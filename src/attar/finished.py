@@ -8,19 +8,17 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, Image
-from transformers import GenerationConfig
 
 from attar.answers import answers, probabilities
 from attar.data.load import load_split
 from attar.errors import DataError, ExportError, RecipeError
-from attar.evaluation.generate import complete, end_tokens, spelled
+from attar.evaluation.generate import complete
 from attar.evaluation.language import perplexity
 from attar.evaluation.metrics import score
 from attar.evaluation.predict import predict_logits
 from attar.evaluation.tokens import Reader, ask_about_rows
-from attar.export.decoding import DecoderRunner
 from attar.export.gguf_folder import MODEL as GGUF
-from attar.export.onnx_folder import model_file
+from attar.export.onnx_folder import open_onnx
 from attar.export.runtime import OnnxRunner, single_rows
 from attar.facts import ArtifactFacts, RunFacts
 from attar.handover import require_exports
@@ -111,21 +109,16 @@ def _written(
 ) -> list[dict[str, Any]]:
     made = None if artifact is None else _artifact(facts, artifact)
     folder = run_folder / "student" if made is None else require_artifact(run_folder, made)
-    if made is not None and made.kind == "onnx":
-        processor = task.load_processor(folder)
-        prompts = [task.prompt_ids(text, processor) for text in inputs]
-        runner, ends = DecoderRunner(folder / model_file(made)), end_tokens(GenerationConfig.from_pretrained(folder))
-        written = spelled(runner.write(prompts, longest=_LONGEST, ends=ends), processor)
-    else:
-        with quiet():
-            if made is None:
-                model, processor = task.load_model(folder), task.load_processor(folder)
-            else:
-                model, tokenizer = read_gguf(folder / GGUF)
-                processor = ready(tokenizer, made.path, None)
-        prompts = [task.prompt_ids(text, processor) for text in inputs]
-        written = complete(model, processor, prompts, longest=_LONGEST)
-    return [{"input": text, "answers": [{"text": one}]} for text, one in zip(inputs, written, strict=True)]
+    with quiet():
+        if made is None:
+            model, processor = task.load_model(folder), task.load_processor(folder)
+        elif made.kind == "onnx":
+            model, processor = open_onnx(folder, made), task.load_processor(folder)
+        else:
+            model, tokenizer = read_gguf(folder / GGUF)
+            processor = ready(tokenizer, made.path, None)
+    written = complete(model, processor, [task.prompt_ids(text, processor) for text in inputs], longest=_LONGEST)
+    return [{"input": text, "answers": [{"text": one.text}]} for text, one in zip(inputs, written, strict=True)]
 
 
 def _artifact(facts: RunFacts, artifact: str) -> ArtifactFacts:

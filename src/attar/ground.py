@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 
 from attar.data.load import Given
 from attar.data.splits import Splits
-from attar.facts import ModelFacts, SourceFacts
+from attar.facts import ModelFacts, SignalsFacts, SourceFacts
+from attar.hashing import hash_value
 from attar.layer_choice import LayerMaps
 from attar.objectives.own import OwnObjective
 from attar.objectives.terms.terms import Terms
@@ -23,13 +24,16 @@ from attar.plan.objectives import signals_mode
 from attar.recipe import Recipe
 from attar.recipe.objectives import AnyObjectiveSpec
 from attar.recipe.student import FromTeacherSpec
+from attar.recipe.targets import TargetsSpec
 from attar.signals import Inside, Wanted, look_inside
 from attar.students.build import build_student
 from attar.students.student import Student
 from attar.tasks.base import Processor, Task
 from attar.tasks.causal_lm import CausalLM
+from attar.tasks.sequences import Sequences, sequence_keys
 from attar.teachers.local import LocalTeacher
 from attar.teachers.store import Store, StoreReader
+from attar.teachers.token_store import TokenStore
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
@@ -73,6 +77,12 @@ class Ground:
     chosen: LayerMaps = field(default_factory=LayerMaps)
     """Which layers `layers: cka` stands for."""
     store: Store | None = None
+    targets: TargetsSpec | None = None
+    """What is stored of each token a language model learns; None: nothing, or the teacher is asked in every step."""
+    spot_check: float | None = None
+    """The largest difference of what was stored elsewhere from what the teacher says here."""
+    fitted: str | None = None
+    """Hash of a fitted teacher's weights; None: it is as its source has it."""
     warnings: list[str] = field(default_factory=list[str])
     truncated: int = 0
     """Rows that are longer than the limit, over all splits."""
@@ -80,7 +90,21 @@ class Ground:
     @property
     def signals_key(self) -> str:
         """Identity of the stored signals; of a language model's teacher that is asked in every step, its own."""
-        return self.sources[0].hash if self.store is None else self.store.manifest.key
+        if self.store is not None:
+            return self.store.manifest.key
+        return self.sources[0].hash if self.fitted is None else hash_value([self.sources[0].hash, self.fitted])
+
+    @property
+    def signals(self) -> SignalsFacts:
+        """For the record. In live mode a store of classification holds what is said of validation and test alone."""
+        mode = signals_mode(self.recipe)
+        if self.store is None or mode == "live":
+            return SignalsFacts(mode=mode, key=self.signals_key)
+        held = self.store.manifest
+        return SignalsFacts(
+            mode=mode, key=held.key, rows=held.rows, bytes=held.bytes, tokens=held.tokens or None,
+            bytes_per_token=held.bytes / held.tokens if held.tokens else None, spot_check=self.spot_check,
+        )  # fmt: skip
 
     @property
     def rows(self) -> Dataset:
@@ -132,13 +156,18 @@ class Ground:
         inside = look_inside(student.model.eval(), self.task.batch(one, [0], student.processor))
         return Terms(
             objectives, problem=self.task.problem, student=inside, teacher=self.inside, chosen=self.chosen.pairs,
-            seed=seed,
+            targets=self.targets, seed=seed,
         )  # fmt: skip
 
     def reader(self, rows: Dataset, wanted: Wanted | None = None) -> StoreReader:
         """The teacher's stored signals, by row number of `rows`."""
         assert self.store is not None, "signals are made before they are read"
         return self.store.reader(self.task.content_keys(rows), wanted)
+
+    def token_reader(self, rows: Dataset, encoded: Sequences) -> StoreReader:
+        """What is stored of each learned token, by sequence of `rows` as the student reads them."""
+        assert isinstance(self.store, TokenStore), "signals are made before they are read"
+        return self.store.token_reader(sequence_keys(self.task.content_keys(rows), encoded), encoded.labels)
 
     def teacher_logits(self, rows: Dataset) -> np.ndarray:
         """The teacher's logits [N, C], from the store."""

@@ -106,9 +106,8 @@ def test_it_writes_what_the_model_writes_and_ends_with_it(tmp_path: Any) -> None
     end = written[1][2]
     stopped = runner.write(prompts, longest=12, ends={end})
     assert stopped[1] == written[1][: written[1].index(end) + 1]
-    assert DecoderModule(runner)(*(torch.from_numpy(f(some_ids(1, 4))) for f in (np.copy, np.ones_like))).logits.shape == (
-        1, 4, VOCABULARY,
-    )  # fmt: skip
+    ids = torch.from_numpy(some_ids(1, 4))
+    assert DecoderModule(runner)(ids, torch.ones_like(ids)).logits.shape == (1, 4, VOCABULARY)
 
 
 def test_names_axes_and_shared_embeddings(tmp_path: Any) -> None:

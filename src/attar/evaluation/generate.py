@@ -3,45 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import nn
 
 from attar.tasks.base import Processor
 
-_TOGETHER = 16
-"""Prompts a batch."""
+_TOGETHER = {"cpu": 16}
+_TOGETHER_ELSEWHERE = 64
+"""Prompts a batch, by device."""
+
+
+class Completion(NamedTuple):
+    """What a model wrote after one prompt."""
+
+    text: str
+    tokens: int
+    """The end token among them, where it came."""
+    ended: bool
+    """False: cut at the longest length allowed."""
 
 
 def complete(
     model: nn.Module, processor: Processor, prompts: Sequence[Sequence[int]], *, longest: int, device: str = "cpu"
-) -> list[str]:
-    """What the model writes after each prompt (token ids), in the prompts' order: see `write`."""
-    return spelled(write(model, processor, prompts, longest=longest, device=device), processor)
+) -> list[Completion]:
+    """What the model writes after each prompt (token ids), in the prompts' order: the tokens of `write` as text."""
+    ends = _ends(model, processor)
+    return [
+        Completion(processor.decode(own, skip_special_tokens=True), len(own), bool(own) and own[-1] in ends)
+        for own in write(model, processor, prompts, longest=longest, device=device)
+    ]
 
 
-def spelled(written: Sequence[Sequence[int]], processor: Processor) -> list[str]:
-    """Tokens as texts, without special ones such as the end."""
-    return [processor.decode(list(tokens), skip_special_tokens=True) for tokens in written]
+@runtime_checkable
+class Writer(Protocol):
+    """A model that writes by itself, as an exported file does."""
+
+    def write(self, prompts: Sequence[Sequence[int]], *, longest: int, ends: Collection[int]) -> list[list[int]]:
+        """The tokens after each prompt: the last is one of `ends`, or the `longest`th."""
+        ...
 
 
 def write(
     model: nn.Module, processor: Processor, prompts: Sequence[Sequence[int]], *, longest: int, device: str = "cpu"
 ) -> list[list[int]]:
-    """The tokens that the model puts after each prompt, its likeliest one each time; in the prompts' order.
+    """The tokens that the model puts after each prompt (token ids), its likeliest one each time; in the prompts' order.
 
     The last is an end token, or the `longest`th. Prompts of like length are batched, padded on the left. The model is
     left in the mode it came in; penalties of its generation configuration do not count.
     """
-    ends = end_tokens(cast("Any", model).generation_config)
+    ends = _ends(model, processor)
+    if isinstance(model, Writer):
+        return model.write(prompts, longest=longest, ends=ends)
     order = sorted(range(len(prompts)), key=lambda at: len(prompts[at]))
-    written: list[list[int]] = [[] for _ in prompts]
+    written: dict[int, list[int]] = {}
+    together = _TOGETHER.get(device, _TOGETHER_ELSEWHERE)
     was_training = model.training
     model.to(device).eval()
     try:
-        for start in range(0, len(order), _TOGETHER):
-            chosen = order[start : start + _TOGETHER]
+        for start in range(0, len(order), together):
+            chosen = order[start : start + together]
             width = max(len(prompts[at]) for at in chosen)
             ids = torch.full((len(chosen), width), int(processor.pad_token_id))
             mask = torch.zeros_like(ids)
@@ -50,24 +72,19 @@ def write(
                 mask[row, width - len(prompts[at]) :] = 1
             made = cast("Any", model).generate(
                 input_ids=ids.to(device), attention_mask=mask.to(device), max_new_tokens=longest, do_sample=False,
-                pad_token_id=processor.pad_token_id, temperature=None, top_p=None, top_k=None,
-                repetition_penalty=1.0, no_repeat_ngram_size=0,
+                pad_token_id=processor.pad_token_id, eos_token_id=ends or None, use_cache=True,
+                temperature=None, top_p=None, top_k=None, repetition_penalty=1.0, no_repeat_ngram_size=0,
             )  # fmt: skip
             for at, tokens in zip(chosen, made[:, width:].tolist(), strict=True):
-                written[at] = until_end(tokens, ends)
+                length = next((place for place, token in enumerate(tokens) if token in ends), None)
+                written[at] = tokens if length is None else tokens[: length + 1]
     finally:
         model.train(was_training)
-    return written
+    return [written[at] for at in range(len(prompts))]
 
 
-def end_tokens(generation: Any) -> frozenset[int]:
-    """Tokens at which a model stops, by its generation configuration."""
-    told = generation.eos_token_id
-    listed = cast("list[Any]", told if isinstance(told, list) else [told])
-    return frozenset(int(token) for token in listed if token is not None)
-
-
-def until_end(tokens: Sequence[int], ends: Collection[int]) -> list[int]:
-    """The tokens up to the first end token, which is kept."""
-    stop = next((at + 1 for at, token in enumerate(tokens) if token in ends), len(tokens))
-    return list(tokens[:stop])
+def _ends(model: nn.Module, processor: Processor) -> list[int]:
+    """Ids that end an answer: the tokenizer's own, and those that the model names."""
+    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = [processor.eos_token_id, *(cast("list[int]", named) if isinstance(named, list) else [named])]
+    return sorted({int(token) for token in ids if token is not None})

@@ -92,13 +92,19 @@ class _Answer(NamedTuple):
 
 
 class DecoderModule(nn.Module):
-    """The file as a module that answers whole texts with `.logits` [N, T, V]."""
+    """The file as a module that answers whole texts with `.logits` [N, T, V], and writes."""
 
-    def __init__(self, runner: DecoderRunner) -> None:
+    def __init__(self, runner: DecoderRunner, generation: Any = None) -> None:
+        """`generation`: a GenerationConfig, which tells where the model stops."""
         super().__init__()
         self.runner = runner
+        self.generation_config = generation
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> _Answer:
         """int64 [N, T] each."""
         logits, _ = self.runner(input_ids.cpu().numpy(), attention_mask.cpu().numpy())
         return _Answer(torch.from_numpy(logits))
+
+    def write(self, prompts: Sequence[Sequence[int]], *, longest: int, ends: Collection[int]) -> list[list[int]]:
+        """As the runner does."""
+        return self.runner.write(prompts, longest=longest, ends=ends)

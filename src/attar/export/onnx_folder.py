@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from attar.errors import ExportError
 from attar.export.decoder import PAST, trace_decoder
@@ -64,7 +64,7 @@ def fill_onnx(folder: Path, *, model: nn.Module, processor: Processor, spec: Onn
     own = {name, CARD, *_CONFIGS}
     return Opened(
         file=name,
-        model=DecoderModule(runner),
+        model=DecoderModule(runner, cast("Any", model).generation_config),
         processor=processor,
         runtime=runner.runtime,
         note=f"{note}; one text at a time; latency is that of a whole prompt",
@@ -78,6 +78,11 @@ def fill_onnx(folder: Path, *, model: nn.Module, processor: Processor, spec: Onn
 def model_file(artifact: ArtifactFacts) -> str:
     """Where an ONNX export's graph stands in its folder; one of a language model has a cache among its inputs."""
     return FILES[artifact.precision] if any(name.startswith(PAST) for name in artifact.inputs) else MODEL
+
+
+def open_onnx(folder: Path, artifact: ArtifactFacts) -> DecoderModule:
+    """A language model's export, read back. Raises ExportError, MissingExtra."""
+    return DecoderModule(DecoderRunner(folder / model_file(artifact)), GenerationConfig.from_pretrained(folder))
 
 
 def _configure(model: PreTrainedModel, folder: Path, spec: OnnxSpec) -> None:

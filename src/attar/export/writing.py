@@ -15,7 +15,7 @@ from torch import nn
 
 from attar.answers import agreement, mean_kl
 from attar.export.decoding import DecoderRunner
-from attar.facts import StepFacts, WrittenFacts
+from attar.facts import ContinuedFacts, StepFacts
 from attar.tasks.sequences import Sequences
 
 Array = NDArray[Any]
@@ -61,13 +61,13 @@ def compare_steps(runner: DecoderRunner, checkpoint: nn.Module, encoded: Sequenc
     )
 
 
-def compare_written(ours: Sequence[Sequence[int]], theirs: Sequence[Sequence[int]]) -> WrittenFacts:
+def compare_written(ours: Sequence[Sequence[int]], theirs: Sequence[Sequence[int]]) -> ContinuedFacts:
     """What a file wrote after each prompt, place by place, against what the checkpoint wrote."""
     tokens, same, places = 0, 0, [_parted(one, other) for one, other in zip(ours, theirs, strict=True)]
     for one, other in zip(ours, theirs, strict=True):
         tokens += max(len(one), len(other))
         same += sum(a == b for a, b in zip(one, other, strict=False))
-    return WrittenFacts(
+    return ContinuedFacts(
         prompts=len(ours),
         tokens=tokens,
         same=same / tokens if tokens else 1.0,

@@ -14,6 +14,7 @@ from attar.plan.layers import of_a_batch
 from attar.plan.notes import Notes
 from attar.plan.objectives import check_objectives, describe
 from attar.plan.result import DataPlan, Estimate, ModelPlan, Plan, SignalsPlan, Size
+from attar.plan.rollouts import check_rollouts
 from attar.plan.rows import look_at_rows, problem_of
 from attar.plan.settings import check_settings
 from attar.plan.student import look_at_student
@@ -35,6 +36,7 @@ def make_plan(recipe: Recipe, *, python_objects: bool = False, out: Path | None 
     teacher = look_at_teacher(recipe, rows, notes, python_objects)
     student = look_at_student(recipe, teacher, rows, notes, python_objects)
     signals = check_objectives(recipe, teacher, student, rows, notes, python_objects)
+    check_rollouts(recipe, notes)
     check_settings(recipe, teacher, rows, notes)
     estimates = estimate(recipe, teacher, student, rows, signals, out or Path(), notes)
     budget = check_budget(recipe, teacher.plan, student.plan, notes)

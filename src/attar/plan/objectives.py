@@ -9,6 +9,7 @@ from attar.plan.notes import Notes
 from attar.plan.result import SignalsPlan
 from attar.plan.rows import RowsFound, problem_of
 from attar.plan.student import StudentFound
+from attar.plan.targets import check_targets
 from attar.plan.teacher import TeacherFound, outputs_of
 from attar.recipe import Recipe
 from attar.recipe.nearest import listed
@@ -52,13 +53,14 @@ def check_objectives(
             check_layers(recipe, spec, teacher, student, path, notes)
         for signal in signals:
             needed[signal] = None
-            _offered(signal, spec, path, teacher, mode, notes)
+            _offered(recipe, signal, spec, path, teacher, mode, notes)
         _fits_task(recipe, spec, path, rows, notes)
         if isinstance(spec, PythonSpec) and not python_objects:
             notes.problem(
                 (*path, "kind"),
                 '"python" records a function that was handed over to attar.distill_models; hand it over again.',
             )
+    check_targets(recipe, teacher.targets, mode, notes)
     weighing = sum(largest(spec.weight) > 0 for spec in recipe.objectives)
     if not weighing:
         notes.problem(
@@ -104,7 +106,11 @@ def signals_mode(recipe: Recipe) -> Literal["live", "store", "stored"]:
     return teacher.signals
 
 
-def _offered(signal: str, spec: RecordedSpec, path: Path, teacher: TeacherFound, mode: str, notes: Notes) -> None:
+def _offered(
+    recipe: Recipe, signal: str, spec: RecordedSpec, path: Path, teacher: TeacherFound, mode: str, notes: Notes
+) -> None:
+    if mode != "live" and isinstance(recipe.task, CausalLMSpec):
+        return  # told by `check_targets`
     if mode != "live" and live_only(spec):
         ask = "teacher.signals: live" if mode == "store" else "teacher.kind: local"
         notes.problem(path, f"{told_unpooled(spec)} not stored. Use {ask}, or hidden with pool: mean.")

@@ -20,7 +20,7 @@ from attar.objectives.reduction.share import Share
 from attar.objectives.terms.courses import Moment
 from attar.objectives.terms.logits import LogitTerm, Problem
 from attar.objectives.terms.part import present
-from attar.signals import Signals
+from attar.signals import Few, Signals
 
 NO_LABEL = -100
 
@@ -70,7 +70,7 @@ class LogitRows:
         cells = 1  # two-class rows that one row becomes
         if self.problem == "multi_label" and isinstance(logits, Tensor):
             cells = logits.shape[1]
-        reads = any(term.reads_teacher for term in terms.values())
+        reads = any(term.reads_teacher and not term.row.listed for term in terms.values())
         target = self._target(next(iter(terms)), rows, teacher) if reads else None
         flat = self._flat_labels(rows, labels) if any(term.reads_labels for term in terms.values()) else None
         shares: dict[str, Share] = {}
@@ -79,6 +79,10 @@ class LogitRows:
             count = counts[name] * (1 if term.reads_labels else cells)
             temperature = moment.temperatures.get(name, 1.0)
             row = replace(term.row, weight=moment.weights[name], temperature=temperature)
+            if term.row.listed:
+                few = self._few(name, rows, teacher)
+                shares[name] = Share(row, few.log_probs, keep, count, rest_of(few))
+                continue
             if target is None or not term.reads_teacher:
                 shares[name] = Share(row, present(flat, "labels"), keep, count)
                 continue
@@ -89,6 +93,8 @@ class LogitRows:
                 given["progress"] = moment.progress.get(name, moment.done)
             if term.keys:
                 given["keys"] = draw.keys(name, len(rows), _device(rows), moment.done)
+            if term.authors:
+                given["on_policy"] = torch.full((len(rows),), moment.written, device=_device(rows))
             shares[name] = Share(row, target, keep, count, given)
         return rows, shares
 
@@ -114,6 +120,15 @@ class LogitRows:
             )
         return target
 
+    def _few(self, name: str, rows: Logits, teacher: Signals | None) -> Few:
+        few = present(None if teacher is None else teacher.few, "the teacher's stored tokens")
+        if len(few.log_probs) != len(rows):
+            raise TrainingError(
+                f"{name}: the student has {len(rows)} learned tokens, the store {len(few.log_probs)}; both must be of "
+                "the same texts, cut alike."
+            )
+        return few
+
     def _flat_labels(self, rows: Logits, labels: Tensor | None) -> Tensor:
         if labels is None:
             missing = NO_LABEL if self.problem == "single_label" else float("nan")
@@ -125,6 +140,11 @@ class LogitRows:
 
     def _labelled(self, labels: Tensor) -> Tensor:
         return labels != NO_LABEL if self.problem == "single_label" else ~labels.isnan()
+
+
+def rest_of(few: Few) -> dict[str, Tensor | float]:
+    """What an objective on few tokens takes by keyword, besides their log-probabilities."""
+    return {name: value for name, value in few._asdict().items() if name != "log_probs"}
 
 
 def _shape(rows: Logits) -> list[int]:

@@ -18,6 +18,7 @@ from attar.objectives.reduction.share import RowFunction, Term
 from attar.objectives.response import (
     adaptive_kl,
     alpha_beta,
+    contrastive_skew,
     dist,
     dkd,
     forward_kl,
@@ -31,10 +32,12 @@ from attar.objectives.response import (
     todi,
     total_variation,
 )
+from attar.objectives.sparse import sampled_kl, sparse_kl
 from attar.objectives.supervised import binary_cross_entropy, cross_entropy, squared_error
 from attar.recipe.objectives import (
     AdaptiveKLSpec,
     AlphaBetaSpec,
+    ContrastiveSkewSpec,
     DistributionSpec,
     DISTSpec,
     DKDSpec,
@@ -58,6 +61,7 @@ from attar.recipe.objectives import (
     ToDiSpec,
     TotalVariationSpec,
 )
+from attar.recipe.targets import TargetsSpec, unfit
 
 Problem = Literal["single_label", "multi_label", "regression"]
 LogitSpec = OnDistributions | OnLists | LogitMSESpec | HardLabelsSpec | OwnObjective
@@ -75,6 +79,8 @@ class LogitTerm:
     """Whether the function takes the keyword `progress`, a number."""
     keys: bool = False
     """Whether it takes the keyword `keys`, a number a row to draw from."""
+    authors: bool = False
+    """Whether it takes the keyword `on_policy`, bool a row: is it text that the student wrote?"""
 
     @property
     def reads_teacher(self) -> bool:
@@ -87,9 +93,19 @@ class LogitTerm:
         return self.reads != "teacher"
 
 
-def logit_term(name: str, spec: LogitSpec, problem: Problem, *, place: str) -> LogitTerm:
-    """One spec as a term called `name`. Raises PlanError, which starts with `place`, if it means nothing here."""
+def logit_term(
+    name: str, spec: LogitSpec, problem: Problem, *, place: str, targets: TargetsSpec | None = None
+) -> LogitTerm:
+    """One spec as a term called `name`; `targets`: what is stored of a token in the place of logits (None: logits).
+
+    Raises PlanError, which starts with `place`, if it means nothing here.
+    """
     _require_meaning(spec, problem, place)
+    if targets is not None and not isinstance(spec, HardLabelsSpec):
+        if (found := unfit(spec, targets)) is not None:
+            raise PlanError(f"{place}.{found[0]}: {found[1]}")
+        function = sparse_kl if isinstance(spec, SparseKLSpec) else sampled_kl
+        return LogitTerm(Term(name, function, temperature_power=2, listed=True), "teacher")
     match spec:
         case HardLabelsSpec():
             return LogitTerm(Term(name, _label_function(problem, spec.label_smoothing)), "labels")
@@ -107,7 +123,10 @@ def logit_term(name: str, spec: LogitSpec, problem: Problem, *, place: str) -> L
             function, power = _on_distributions(spec), _power(spec)
             row = Term(name, function, temperature_power=power, standardise=spec.standardise)
             reads = "both" if spec.needs_labels else "teacher"
-            return LogitTerm(row, reads, spec.form, progress=isinstance(spec, TAIDSpec))
+            return LogitTerm(
+                row, reads, spec.form, progress=isinstance(spec, TAIDSpec),
+                authors=isinstance(spec, ContrastiveSkewSpec),
+            )  # fmt: skip
 
 
 def _power(spec: OnDistributions) -> int:
@@ -137,7 +156,7 @@ def _on_distributions(spec: OnDistributions) -> RowFunction:
             return forward_kl
         case ReverseKLSpec():
             return reverse_kl
-        case JSDSpec() | SkewKLSpec() | SkewReverseKLSpec():
+        case JSDSpec() | SkewKLSpec() | SkewReverseKLSpec() | ContrastiveSkewSpec():
             return _on_mixtures(spec)
         case AdaptiveKLSpec():
             return partial(adaptive_kl, head=spec.head)
@@ -157,7 +176,7 @@ def _on_distributions(spec: OnDistributions) -> RowFunction:
             assert_never(spec)
 
 
-def _on_mixtures(spec: JSDSpec | SkewKLSpec | SkewReverseKLSpec) -> RowFunction:
+def _on_mixtures(spec: JSDSpec | SkewKLSpec | SkewReverseKLSpec | ContrastiveSkewSpec) -> RowFunction:
     match spec:
         case JSDSpec():
             return partial(jsd, beta=spec.beta)
@@ -165,6 +184,8 @@ def _on_mixtures(spec: JSDSpec | SkewKLSpec | SkewReverseKLSpec) -> RowFunction:
             return partial(skew_kl, alpha=spec.alpha)
         case SkewReverseKLSpec():
             return partial(skew_reverse_kl, alpha=spec.alpha)
+        case ContrastiveSkewSpec():
+            return partial(contrastive_skew, alpha=spec.alpha)
 
 
 def _on_labels(spec: DKDSpec | OFASpec) -> RowFunction:

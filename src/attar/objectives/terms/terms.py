@@ -24,6 +24,7 @@ from attar.objectives.terms.logits import LogitTerm, Problem, logit_term
 from attar.objectives.terms.part import Pair, Part
 from attar.objectives.terms.parts import NO_PAIRS, make_part
 from attar.recipe.objectives import AnyObjectiveSpec, LayeredSpec
+from attar.recipe.targets import TargetsSpec
 from attar.signals import NOTHING, Inside, Pool, Signals, Wanted
 
 
@@ -52,7 +53,8 @@ class Terms(nn.Module):
 
     `student` and `teacher` say what the models show of their inside (read by objectives that compare layers); what is
     learned to make them meet is drawn from `seed`. `chosen` are the pairs of `layers: cka`, by how states were pooled.
-    Raises PlanError with every objective that does not fit `problem` or the models. How logits become rows, by
+    `targets`: what a store holds of each token in the place of the teacher's logits (None: logits are there). Raises
+    PlanError with every objective that does not fit `problem`, the models or the targets. How logits become rows, by
     `problem`: see `LogitRows`.
     """
 
@@ -64,6 +66,7 @@ class Terms(nn.Module):
         student: Inside = NOTHING,
         teacher: Inside = NOTHING,
         chosen: Mapping[Pool, Sequence[Pair]] = NO_PAIRS,
+        targets: TargetsSpec | None = None,
         seed: int,
     ) -> None:
         super().__init__()
@@ -84,7 +87,9 @@ class Terms(nn.Module):
                         name, spec, student, teacher, seed=seed, place=f"objectives[{at}]", chosen=chosen
                     )
                 else:
-                    self._logit_terms[name] = logit_term(name, spec, problem, place=f"objectives[{at}]")
+                    self._logit_terms[name] = logit_term(
+                        name, spec, problem, place=f"objectives[{at}]", targets=targets
+                    )
             except PlanError as error:
                 problems += error.problems
         if problems:
@@ -139,6 +144,7 @@ class Terms(nn.Module):
         rows: Tensor | None = None,
         alone: str | None = None,
         partner: Partner | None = None,
+        written: bool = False,
     ) -> Loss:
         """Loss of one micro-batch, divided by the whole step's `counts` (by term name).
 
@@ -146,10 +152,11 @@ class Terms(nn.Module):
         None: no labels at all. `progress`: share of the training that is behind, in 0..1, the same for all of a step's
         micro-batches; the default is the end, as an evaluation sees it. `rows`: int64 [N], numbers that tell the
         training's rows apart, for terms that draw at random. `alone`: the term that makes up the total, at weight 1.
-        `partner`: with mixup, the other labels; terms that read labels are the mean of both by their shares. Raises
-        TrainingError where signals are absent or do not match, and on non-finite values.
+        `written`: the student wrote this text itself. `partner`: with mixup, the other labels; terms that read labels
+        are the mean of both by their shares. Raises TrainingError where signals are absent or do not match, and on
+        non-finite values.
         """
-        moment = self.courses.at(progress)
+        moment = replace(self.courses.at(progress), written=written)
         if alone is not None:
             moment = replace(moment, weights={name: float(name == alone) for name in self.names})
         total, values = self._on_logits(student, teacher, labels, counts, moment, rows)
