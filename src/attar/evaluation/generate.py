@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import nn
@@ -28,14 +28,36 @@ class Completion(NamedTuple):
 def complete(
     model: nn.Module, processor: Processor, prompts: Sequence[Sequence[int]], *, longest: int, device: str = "cpu"
 ) -> list[Completion]:
-    """What the model writes after each prompt (token ids), its likeliest token each time; in the prompts' order.
-
-    It ends with an end token, which is not part of the text, or after `longest` tokens. Prompts of like length are
-    batched, padded on the left. The model is left in the mode it came in.
-    """
-    order = sorted(range(len(prompts)), key=lambda at: len(prompts[at]))
-    written: dict[int, Completion] = {}
+    """What the model writes after each prompt (token ids), in the prompts' order: the tokens of `write` as text."""
     ends = _ends(model, processor)
+    return [
+        Completion(processor.decode(own, skip_special_tokens=True), len(own), bool(own) and own[-1] in ends)
+        for own in write(model, processor, prompts, longest=longest, device=device)
+    ]
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """A model that writes by itself, as an exported file does."""
+
+    def write(self, prompts: Sequence[Sequence[int]], *, longest: int, ends: Collection[int]) -> list[list[int]]:
+        """The tokens after each prompt: the last is one of `ends`, or the `longest`th."""
+        ...
+
+
+def write(
+    model: nn.Module, processor: Processor, prompts: Sequence[Sequence[int]], *, longest: int, device: str = "cpu"
+) -> list[list[int]]:
+    """The tokens that the model puts after each prompt (token ids), its likeliest one each time; in the prompts' order.
+
+    The last is an end token, or the `longest`th. Prompts of like length are batched, padded on the left. The model is
+    left in the mode it came in; penalties of its generation configuration do not count.
+    """
+    ends = _ends(model, processor)
+    if isinstance(model, Writer):
+        return model.write(prompts, longest=longest, ends=ends)
+    order = sorted(range(len(prompts)), key=lambda at: len(prompts[at]))
+    written: dict[int, list[int]] = {}
     together = _TOGETHER.get(device, _TOGETHER_ELSEWHERE)
     was_training = model.training
     model.to(device).eval()
@@ -51,13 +73,11 @@ def complete(
             made = cast("Any", model).generate(
                 input_ids=ids.to(device), attention_mask=mask.to(device), max_new_tokens=longest, do_sample=False,
                 pad_token_id=processor.pad_token_id, eos_token_id=ends or None, use_cache=True,
-                temperature=None, top_p=None, top_k=None,
+                temperature=None, top_p=None, top_k=None, repetition_penalty=1.0, no_repeat_ngram_size=0,
             )  # fmt: skip
             for at, tokens in zip(chosen, made[:, width:].tolist(), strict=True):
                 length = next((place for place, token in enumerate(tokens) if token in ends), None)
-                own = tokens if length is None else tokens[: length + 1]
-                text = processor.decode(own, skip_special_tokens=True)
-                written[at] = Completion(text, len(own), length is not None)
+                written[at] = tokens if length is None else tokens[: length + 1]
     finally:
         model.train(was_training)
     return [written[at] for at in range(len(prompts))]
