@@ -23,6 +23,7 @@ FLOORS = [
         "judges",
         "language_store",
         "answer_judge",
+        "answered",
         "fine_tuning",
         "layer_choice",
         "preparing",
