@@ -12,6 +12,7 @@ from attar.plan.notes import Notes
 from attar.plan.result import Estimate, SignalsPlan
 from attar.plan.rows import RowsFound
 from attar.plan.student import StudentFound
+from attar.plan.targets import BYTES_A_TOKEN
 from attar.plan.teacher import TeacherFound, image_size, outputs_of
 from attar.recipe import Recipe
 from attar.recipe.teacher import LocalTeacherSpec
@@ -109,7 +110,8 @@ def _disk(
     if size is None or outputs is None or work.all_rows is None:
         return Estimate("disk", None, "bytes", "the student's size or the number of rows is not known yet", free)
     hidden = sum(teacher.plan.hidden or 0 for signal in signals.needed if signal.startswith("hidden"))
-    store = work.all_rows * (outputs + hidden) * _FLOAT if signals.mode == "store" else 0
+    a_row = (outputs + hidden) * _FLOAT if outputs else work.tokens * BYTES_A_TOKEN
+    store = work.all_rows * a_row if signals.mode == "store" else 0
     frozen = getattr(recipe.student, "lora", None) is not None
     checkpoints = 0 if frozen else size * _FLOAT * _STATE * min(work.checkpoints, 2) * work.models
     folders = size * _FLOAT * work.models + sum(size * (_FLOAT if e.precision == "fp32" else 1) for e in recipe.export)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from attar.errors import PlanError, TrainingError
-from attar.tasks.base import Task
+from attar.tasks.base import NO_LABEL, Task
 from attar.tasks.sequences import Sequences, Targets, targets_of
 from attar.training.rows import Batch, TrainingRows
 from attar.training.text_view import TextView
@@ -85,12 +85,15 @@ class Collator:
         return self._mixed(made, batch) if self.mixup else made
 
     def _tokens(self, batch: Batch, sequences: Sequences) -> dict[str, Any]:
-        """Of a language model: labels and rows are those of learned tokens."""
+        """Of a language model: labels and rows are those of learned tokens; the teacher's words are no labels."""
         rows, live = batch.rows, self.rows.live
         ours = targets_of(sequences, rows)
+        labels = ours.labels
+        if sequences.taught is not None:
+            labels = np.where(sequences.taught[rows][ours.sequences], NO_LABEL, labels)
         made: dict[str, Any] = {
             "inputs": self.task.batch(sequences, rows, self.rows.processor),
-            "labels": torch.from_numpy(ours.labels),
+            "labels": torch.from_numpy(labels),
             "positions": torch.from_numpy(ours.positions),
             "rows": torch.from_numpy(ours.keys),
         }

@@ -51,19 +51,24 @@ class Distil(nn.Module):
         alone: str | None = None,
         positions: Tensor | None = None,
         view_positions: Tensor | None = None,
+        written: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one micro-batch, divided by the whole step's `counts`, and each term by itself, detached.
 
         `inputs`: the student's view; `signals`: the fields of `Signals`, as stored; `view`: the live teacher's view;
-        `progress`, `rows` and `alone`: as `Terms.forward` takes them. With mixup, terms that read labels are evaluated
-        with those of either partner and weighted by `share` and its rest: for cross-entropy that is the soft target.
+        `progress`, `rows`, `alone` and `written`: as `Terms.forward` takes them. With mixup, terms that read labels are
+        evaluated with those of either partner and weighted by `share` and its rest: for cross-entropy that is the soft
+        target.
         `positions` and `view_positions` int64 [R], of language models: where among the N x T tokens of either view
         learned tokens are told; a row of the loss is one of these then, `labels` [R] are the tokens.
         """
         student = ask(self.student, inputs, self._wanted, positions)
         teacher = self._teacher(signals, view, view_positions)
         partner = None if partner_labels is None else Partner(partner_labels, share)
-        loss = self.terms(student, teacher, labels, counts, progress=progress, rows=rows, alone=alone, partner=partner)
+        loss = self.terms(
+            student, teacher, labels, counts, progress=progress, rows=rows, alone=alone, partner=partner,
+            written=written,
+        )  # fmt: skip
         return loss.total, loss.terms
 
     def _teacher(

@@ -93,6 +93,8 @@ class LogitRows:
                 given["progress"] = moment.progress.get(name, moment.done)
             if term.keys:
                 given["keys"] = draw.keys(name, len(rows), _device(rows), moment.done)
+            if term.authors:
+                given["on_policy"] = torch.full((len(rows),), moment.written, device=_device(rows))
             shares[name] = Share(row, target, keep, count, given)
         return rows, shares
 

@@ -36,6 +36,7 @@ from attar.recipe.objectives.relation import (
 from attar.recipe.objectives.response import (
     AdaptiveKLSpec,
     AlphaBetaSpec,
+    ContrastiveSkewSpec,
     DistributionSpec,
     DISTSpec,
     DKDSpec,
@@ -74,6 +75,7 @@ __all__ = [
     "CKASpec",
     "CRDSpec",
     "ChannelWiseSpec",
+    "ContrastiveSkewSpec",
     "DISTSpec",
     "DKDSpec",
     "DistributionSpec",
