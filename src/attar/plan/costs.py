@@ -112,7 +112,8 @@ def _disk(
     hidden = sum(teacher.plan.hidden or 0 for signal in signals.needed if signal.startswith("hidden"))
     a_row = (outputs + hidden) * _FLOAT if outputs else work.tokens * BYTES_A_TOKEN
     store = work.all_rows * a_row if signals.mode == "store" else 0
-    checkpoints = size * _FLOAT * _STATE * min(work.checkpoints, 2) * work.models
+    frozen = getattr(recipe.student, "lora", None) is not None
+    checkpoints = 0 if frozen else size * _FLOAT * _STATE * min(work.checkpoints, 2) * work.models
     folders = size * _FLOAT * work.models + sum(size * (_FLOAT if e.precision == "fp32" else 1) for e in recipe.export)
     fitted = _fits(recipe) * (teacher.plan.bytes or 0)
     parts = {"signals": store, "checkpoints": checkpoints, "models": folders + fitted}
@@ -132,7 +133,8 @@ def _memory(recipe: Recipe, teacher: TeacherFound, student: StudentFound, work: 
     if size is None or (theirs is None and teacher.offers is None):
         return Estimate("memory", None, "bytes", "a model's size is not known yet", _free_memory())
     fits = isinstance(recipe.teacher, LocalTeacherSpec) and recipe.teacher.fit == "full"
-    training = size * _FLOAT * (_STATE + 1)
+    frozen = getattr(recipe.student, "lora", None) is not None
+    training = size * _FLOAT * (1 if frozen else _STATE + 1)
     teaching = (theirs or 0) * _FLOAT * (_STATE + 1 if fits else 1)
     active = max(
         _activations(recipe.training.batch_size, work.tokens, student.plan.layers, student.plan.hidden),

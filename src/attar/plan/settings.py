@@ -17,6 +17,7 @@ from attar.recipe.nearest import did_you_mean
 from attar.recipe.objectives import LayeredSpec
 from attar.recipe.outcome import GGUFSpec, OnnxSpec
 from attar.recipe.places import Path
+from attar.recipe.student import FromConfigSpec, FromTeacherSpec
 from attar.recipe.task import CausalLMSpec
 from attar.recipe.teacher import LocalTeacherSpec
 
@@ -32,7 +33,12 @@ def check_settings(recipe: Recipe, teacher: TeacherFound, rows: RowsFound, notes
     _extra(recipe.training.extra, notes)
     _exports(recipe, notes)
     _packages(recipe, teacher, notes)
+    _lora(recipe, notes)
     training = recipe.training
+    if training.parallel == "fsdp" and training.precision == "fp16":
+        notes.problem(
+            ("training", "precision"), '"fp16" does not go with training.parallel: fsdp. Allowed: fp32, bf16.'
+        )
     if training.precision == "fp16" and training.device == "cpu":
         notes.problem(
             ("training", "precision"), '"fp16" needs a GPU, but training.device is cpu. Allowed there: fp32, bf16.'
@@ -139,6 +145,23 @@ def _onnx(spec: OnnxSpec, number: int, recipe: Recipe, notes: Notes, *, is_langu
         )
 
 
+def _lora(recipe: Recipe, notes: Notes) -> None:
+    student = recipe.student
+    if isinstance(student, FromConfigSpec) or student.lora is None:
+        return
+    path: Path = ("student", "lora")
+    if not isinstance(recipe.task, CausalLMSpec):
+        notes.problem(
+            path, f"it freezes the head, which a student of task.kind: {recipe.task.kind} has to learn. Remove it."
+        )
+    if isinstance(student, FromTeacherSpec) and student.init != "teacher":
+        notes.problem(path, f"it freezes weights that init: {student.init} draws at random. Use init: teacher.")
+    if recipe.training.control_random:
+        notes.problem(
+            ("training", "control_random"), "student.lora freezes the weights that it draws at random. Set it to false."
+        )
+
+
 def _packages(recipe: Recipe, teacher: TeacherFound, notes: Notes) -> None:
     """Optional packages that the run will need."""
     wanted: list[tuple[Path, str, str, str]] = []
@@ -151,6 +174,8 @@ def _packages(recipe: Recipe, teacher: TeacherFound, notes: Notes) -> None:
             wanted.append((path, package, "onnx", "export to ONNX"))
     if teacher.checkpoint is not None and teacher.checkpoint.is_timm:
         wanted.append((("teacher", "model"), "timm", "vision", "a timm model"))
+    if getattr(recipe.student, "lora", None) is not None:
+        wanted.append((("student", "lora"), "peft", "lora", "a student with LoRA"))
     if recipe.training.tensorboard:
         wanted.append((("training", "tensorboard"), "tensorboard", "tensorboard", "TensorBoard"))
     told: set[str] = set()
