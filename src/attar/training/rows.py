@@ -40,7 +40,9 @@ class LiveTeacher:
     alike: bool = True
     """Whether both sides must read the same tokens."""
     spans: tuple[list[np.ndarray], list[np.ndarray]] | None = None
-    """Where two tokenizers meet: the span of each token, int64 [T], one a sequence of the student and of the teacher."""
+    """Where two tokenizers meet: the span of each token, int64 [T], one a sequence of the student and one of the
+    teacher.
+    """
 
 
 @dataclass(frozen=True)
