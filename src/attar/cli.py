@@ -6,7 +6,9 @@ Exit codes are those of `attar.errors.EXIT_CODES`; `--help` lists them.
 from __future__ import annotations
 
 import json
+import os
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -259,6 +261,23 @@ def store_show(path: Annotated[Path, typer.Argument(help="The store's folder.")]
 
 def main() -> None:
     """Entry point: run a command and turn errors into messages and exit codes."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        _run()
+        return
+    code: object = 1
+    try:
+        _run()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 1)  # threads of gloo may abort an interpreter that ends by itself
+
+
+def _run() -> None:
     try:
         code = app(standalone_mode=False)  # typer hands an exit code back; 130 where Ctrl-C was pressed
         if code == _INTERRUPTED:
@@ -266,7 +285,8 @@ def main() -> None:
         if isinstance(code, int) and code:
             raise SystemExit(code)
     except AttarError as error:
-        _complain(str(error))
+        if not error.told:
+            _complain(str(error))
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         _complain("interrupted; finished stages are kept, the same command resumes")
@@ -327,8 +347,11 @@ def _headline(facts: RunFacts, folder: Path) -> None:
 
 
 def _print(text: str) -> None:
-    sys.stdout.write(text + "\n")
+    """Of several processes the first alone hands out results."""
+    if os.environ.get("RANK", "0") == "0":
+        sys.stdout.write(text + "\n")
 
 
 def _complain(text: str) -> None:
-    sys.stderr.write(f"attar: {text}\n")
+    rank = os.environ.get("RANK", "0")
+    sys.stderr.write(f"attar: {text}\n" if rank == "0" else f"attar, process {rank}: {text}\n")

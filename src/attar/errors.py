@@ -41,6 +41,8 @@ class AttarError(Exception):
     """Base of all errors that attar raises on purpose; `exit_code` is what the command line returns."""
 
     exit_code = 1
+    told = False
+    """Whether the first process of a run tells it, so that this one need not."""
 
 
 class RecipeError(AttarError):

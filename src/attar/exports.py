@@ -13,8 +13,10 @@ from torch import nn
 
 from attar.errors import ExportError, ParityError
 from attar.evaluation.evaluate import score_artifact
+from attar.evaluation.exact_match import score_written
 from attar.evaluation.language import agreement, divergence, score_file
 from attar.evaluation.tokens import COLUMN, TEACHER, Reader, ask_about_rows
+from attar.evaluation.written import write_answers
 from attar.export.graph import Graph
 from attar.export.language import export_gguf, least_agreement
 from attar.export.onnx import export_and_check, trace_rows
@@ -40,6 +42,8 @@ class Exports:
     """What the checkpoint says of the validation rows, as the run's judge keeps it."""
     teacher: np.ndarray
     """What the teacher says of the test rows, likewise."""
+    written: np.ndarray | None
+    """What the teacher wrote to the test rows, where that counts."""
     stages: Stages
 
     def make(self, spec: ExportSpec) -> ArtifactFacts | RefusedFacts:
@@ -78,9 +82,14 @@ class Exports:
             return _parity(ours, theirs, task, len(ground.splits.validation), least_agreement(spec))
 
         made = export_gguf(model, processor, out, spec, name=ground.recipe.name, check=check, root=ground.out)
-        read = Reader(made.model, test, made.processor)
-        answers = ask_about_rows({}, read, task, len(ground.splits.test))[TEACHER]
-        return made.facts.model_copy(update=score_file(answers, self.teacher, ground.recipe.report)._asdict())
+        report, rows = ground.recipe.report, ground.splits.test
+        if self.written is not None:
+            written = write_answers(made.model, made.processor, task, rows, device=ground.device)
+            scores = score_written(rows, written, self.written, report)
+        else:
+            read = Reader(made.model, test, made.processor)
+            scores = score_file(ask_about_rows({}, read, task, len(rows))[TEACHER], self.teacher, report)
+        return made.facts.model_copy(update=scores._asdict())
 
     @cached_property
     def _student(self) -> tuple[nn.Module, Processor]:

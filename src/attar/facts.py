@@ -112,6 +112,18 @@ class CalibrationFacts(Facts):
     )
 
 
+class WrittenFacts(Facts):
+    """What one model wrote as answers to the test prompts, its likeliest token each time."""
+
+    mean_tokens: float = Field(description="Tokens of an answer, as the model's own tokenizer cuts them.")
+    longest: int = Field(description="Answers that have not ended after so many tokens are cut; they are wrong.")
+    cut: float = Field(description="Share of answers that were cut.")
+    valid_json: float | None = Field(description="Share that is an object or a list; None where others are asked for.")
+    f1: dict[str, float] = Field(
+        default={}, description="By member of JSON answers: F1 of the values that it holds, each at its place."
+    )
+
+
 class EvaluationFacts(Facts):
     """What the evaluation stage found."""
 
@@ -129,6 +141,10 @@ class EvaluationFacts(Facts):
     slices: list[ClassFacts] = []
     confusions: list[ConfusionFacts] = []
     examples: list[ExampleFacts] = []
+    perplexity: dict[str, float] = Field(
+        default={}, description="By model, of language models that are judged by what they write."
+    )
+    written: dict[str, WrittenFacts] = Field(default={}, description="By model, likewise.")
     notes: list[str] = []
 
 
@@ -281,6 +297,15 @@ class LayerMapFacts(Facts):
     rows: int | None = Field(default=None, description="`cka`: training rows on which layers were compared.")
 
 
+class RolloutFacts(Facts):
+    """Answers that were written while the student was trained."""
+
+    texts: int
+    length: float = Field(description="Mean tokens, the end among them.")
+    at_limit: float = Field(description="Share of texts that were cut at the longest length allowed.")
+    share_of_time: float = Field(description="Of the training steps' wall time, spent on writing.")
+
+
 class TrainingFacts(Facts):
     """One training, student or control."""
 
@@ -295,6 +320,11 @@ class TrainingFacts(Facts):
     layers: dict[str, LayerMapFacts] = Field(default={}, description="By term that compares layers.")
     balance: dict[str, BalanceFacts] = Field(
         default={}, description="By objective, where training.balance is on: what the probe found."
+    )
+    rollouts: RolloutFacts | None = Field(default=None, description="Where answers were written in the training.")
+    processes: int = Field(default=1, description="That trained together.")
+    parallel: Literal["ddp", "fsdp"] | None = Field(
+        default=None, description="How several processes shared the training; null: there was one."
     )
 
 

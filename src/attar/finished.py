@@ -112,7 +112,7 @@ def _written(
             model, tokenizer = read_gguf(_file(run_folder, facts, artifact) / "model.gguf")
             processor = ready(tokenizer, artifact, None)
     written = complete(model, processor, [task.prompt_ids(text, processor) for text in inputs], longest=_LONGEST)
-    return [{"input": text, "answers": [{"text": one}]} for text, one in zip(inputs, written, strict=True)]
+    return [{"input": text, "answers": [{"text": one.text}]} for text, one in zip(inputs, written, strict=True)]
 
 
 def _file(run_folder: Path, facts: RunFacts, artifact: str) -> Path:

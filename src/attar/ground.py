@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from attar.data.load import Given
 from attar.data.splits import Splits
 from attar.facts import ModelFacts, SourceFacts
+from attar.hashing import hash_value
 from attar.layer_choice import LayerMaps
 from attar.objectives.own import OwnObjective
 from attar.objectives.terms.terms import Terms
@@ -23,14 +24,17 @@ from attar.plan.objectives import signals_mode
 from attar.recipe import Recipe
 from attar.recipe.objectives import AnyObjectiveSpec, CrossTokenSpec
 from attar.recipe.student import FromTeacherSpec
+from attar.recipe.targets import TargetsSpec
 from attar.signals import Inside, Wanted, look_inside
 from attar.students.build import build_student
 from attar.students.student import Student
 from attar.tasks.base import Processor, Task
 from attar.tasks.causal_lm import CausalLM
+from attar.tasks.sequences import Sequences, sequence_keys
 from attar.tasks.vocabularies import knows_others
 from attar.teachers.local import LocalTeacher
 from attar.teachers.store import Store, StoreReader
+from attar.teachers.token_store import TokenStore
 from attar.training.token_bytes import token_maps
 from attar.training.two_tokenizers import Paired, pair_rows
 
@@ -76,6 +80,12 @@ class Ground:
     chosen: LayerMaps = field(default_factory=LayerMaps)
     """Which layers `layers: cka` stands for."""
     store: Store | None = None
+    targets: TargetsSpec | None = None
+    """What is stored of each token a language model learns; None: nothing, or the teacher is asked in every step."""
+    spot_check: float | None = None
+    """The largest difference of what was stored elsewhere from what the teacher says here."""
+    fitted: str | None = None
+    """Hash of a fitted teacher's weights; None: it is as its source has it."""
     warnings: list[str] = field(default_factory=list[str])
     truncated: int = 0
     """Rows that are longer than the limit, over all splits."""
@@ -83,7 +93,9 @@ class Ground:
     @property
     def signals_key(self) -> str:
         """Identity of the stored signals; of a language model's teacher that is asked in every step, its own."""
-        return self.sources[0].hash if self.store is None else self.store.manifest.key
+        if self.store is not None:
+            return self.store.manifest.key
+        return self.sources[0].hash if self.fitted is None else hash_value([self.sources[0].hash, self.fitted])
 
     @property
     def rows(self) -> Dataset:
@@ -150,13 +162,18 @@ class Ground:
         matched = any(isinstance(spec, CrossTokenSpec) for spec in objectives)
         return Terms(
             objectives, problem=self.task.problem, student=inside, teacher=self.inside, chosen=self.chosen.pairs,
-            tokens=token_maps(student.processor, self.processor) if matched else None, seed=seed,
+            tokens=token_maps(student.processor, self.processor) if matched else None, targets=self.targets, seed=seed,
         )  # fmt: skip
 
     def reader(self, rows: Dataset, wanted: Wanted | None = None) -> StoreReader:
         """The teacher's stored signals, by row number of `rows`."""
         assert self.store is not None, "signals are made before they are read"
         return self.store.reader(self.task.content_keys(rows), wanted)
+
+    def token_reader(self, rows: Dataset, encoded: Sequences) -> StoreReader:
+        """What is stored of each learned token, by sequence of `rows` as the student reads them."""
+        assert isinstance(self.store, TokenStore), "signals are made before they are read"
+        return self.store.token_reader(sequence_keys(self.task.content_keys(rows), encoded), encoded.labels)
 
     def teacher_logits(self, rows: Dataset) -> np.ndarray:
         """The teacher's logits [N, C], from the store."""

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "attar"
 FLOORS = [
     {"errors", "gguf_header", "hashing", "head_families", "facts", "storage", "version"},
     {"recipe"},
-    {"plan", "data", "logits", "heads", "hooks", "signals", "identity", "answers", "tasks"},
+    {"plan", "data", "logits", "heads", "hooks", "signals", "identity", "answers", "ranks", "tasks"},
     {"objectives", "teachers", "students"},
     {"training", "evaluation", "bench", "export", "governance", "testing"},
     {"report"},
@@ -21,6 +21,9 @@ FLOORS = [
         "run",
         "ground",
         "judges",
+        "language_store",
+        "answer_judge",
+        "fine_tuning",
         "layer_choice",
         "preparing",
         "seeds",
@@ -28,9 +31,10 @@ FLOORS = [
         "certify",
         "stages",
         "handover",
+        "token_forms",
         "finished",
     },
-    {"cli", "terminal", "door", "__init__"},
+    {"cli", "terminal", "door", "__init__", "__main__"},
 ]
 FLOOR = {part: level for level, parts in enumerate(FLOORS) for part in parts}
 MODULES = sorted(p for p in SOURCE.rglob("*.py"))

@@ -198,7 +198,7 @@ def test_costs_count_what_a_language_model_holds(tmp_path: Path) -> None:
         ({"student": {"kind": "pretrained", "model": "STUDENT", "vocabulary": {"keep": "used"}}}, "keeps its tokens"),
         (
             {"objectives": [{"kind": "uld"}], "teacher": {"kind": "local", "model": "TEACHER", "signals": "store"}},
-            '"uld" needs all of the teacher\'s logits, which are not stored. Use teacher.signals: live.',
+            '"uld" cannot be had from the tokens that are stored',
         ),
     ],
 )  # fmt: skip

@@ -17,6 +17,7 @@ from datasets.table import InMemoryTable
 
 from attar.data.chats import written_chats
 from attar.data.images import decoded, pixel_key, stored_images
+from attar.data.json_answers import json_answers
 from attar.data.overlap import text_key
 from attar.data.raw import ArrowColumn, RawSplit, describe_rows
 from attar.errors import DataError
@@ -106,6 +107,8 @@ def _sequences(raw: RawSplit, task: CausalLMSpec, labels: np.ndarray, origin: Or
     if task.messages is not None:
         raw.require(task.messages, "task.messages")
         columns = {"messages": written_chats(raw, task.messages)}
+    elif task.prompt is not None and task.json_fields is not None:
+        columns = {"prompt": _texts(raw, task.prompt, "task.prompt"), "text": json_answers(raw, task)}
     else:
         columns = {name: _texts(raw, column, f"task.{name}") for name, column in task.columns.items()}
         if task.prompt is not None:

@@ -16,6 +16,7 @@ from attar.plan.lengths import lengths_of
 from attar.plan.notes import Notes
 from attar.plan.objectives import check_objectives, describe
 from attar.plan.result import DataPlan, Estimate, ModelPlan, Plan, SignalsPlan, Size
+from attar.plan.rollouts import check_rollouts
 from attar.plan.rows import look_at_rows, problem_of
 from attar.plan.settings import check_settings
 from attar.plan.student import look_at_student
@@ -40,6 +41,7 @@ def make_plan(recipe: Recipe, *, python_objects: bool = False, out: Path | None 
     lengths = lengths_of(recipe.task, rows, teacher.tokenizer) if isinstance(recipe.task, CausalLMSpec) else None
     language = look_at_language(recipe, teacher, student, lengths, notes)
     signals = check_objectives(recipe, teacher, student, rows, notes, python_objects)
+    check_rollouts(recipe, notes)
     check_settings(recipe, teacher, rows, notes)
     estimates = estimate(recipe, teacher, student, rows, signals, lengths, out or Path(), notes)
     budget = check_budget(recipe, teacher.plan, student.plan, notes)

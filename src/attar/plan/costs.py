@@ -230,7 +230,8 @@ def _time(recipe: Recipe, teacher: TeacherFound, student: StudentFound, work: Wo
     )
     total += _fitting(recipe, work, theirs, speed)
     machine = f"{cores} cores at {_FLOPS_PER_CORE / 1e9:g} GFLOP/s each"
-    basis = f"{work.steps:,} steps, {work.models} students, {machine}; within a factor of 3"
+    written = "; writing rollouts comes on top" if recipe.rollouts is not None and recipe.rollouts.fraction else ""
+    basis = f"{work.steps:,} steps, {work.models} students, {machine}; within a factor of 3{written}"
     return Estimate("time", total, "seconds", basis)
 
 

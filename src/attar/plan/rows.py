@@ -182,7 +182,7 @@ def _columns(task: TaskSpec, chosen: dict[str, Table], notes: Notes) -> None:
     for name, column in {**columns_of(task), **slices}.items():
         for table in chosen.values():
             if table.columns and column not in table.columns:
-                notes.problem(("task", name), _no_column(column, table))
+                notes.problem(("task", *name.split(".", 1)), _no_column(column, table))
                 break
 
 

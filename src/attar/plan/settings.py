@@ -21,11 +21,12 @@ from attar.recipe.task import CausalLMSpec
 from attar.recipe.teacher import LocalTeacherSpec
 
 _NUMBERS = ("pearson", "spearman")
+_MANY_ANSWERS = 4000
 
 
 def check_settings(recipe: Recipe, teacher: TeacherFound, rows: RowsFound, notes: Notes) -> None:
     """Settings that are well formed, but do not fit the task or this machine."""
-    _metric(recipe, notes)
+    _metric(recipe, rows, notes)
     _regularisers(recipe, notes)
     _extra(recipe.training.extra, notes)
     _exports(recipe, notes)
@@ -43,8 +44,12 @@ def check_settings(recipe: Recipe, teacher: TeacherFound, rows: RowsFound, notes
         )
 
 
-def _metric(recipe: Recipe, notes: Notes) -> None:
+def _metric(recipe: Recipe, rows: RowsFound, notes: Notes) -> None:
     if isinstance(recipe.task, CausalLMSpec):
+        held_out = sum(rows.plan.rows.get(part) or 0 for part in ("validation", "test"))
+        if recipe.task.metric == "exact_match" and held_out > _MANY_ANSWERS:
+            told = f"each model writes an answer to {held_out:,} held-out rows, which takes long. Set it to bound them."
+            notes.warn(("data", "max_held_out_rows"), told)
         return
     metric, problem = recipe.task.metric, problem_of(recipe.task)
     if metric != "auto" and (metric in _NUMBERS) != (problem == "regression"):

@@ -25,6 +25,7 @@ _METRICS = {
     "pearson": "pearsonr",
     "spearman": "spearmanr",
     "perplexity": "perplexity",
+    "exact_match": "exact_match",
 }
 _PIPELINES = {
     "text_classification": "text-classification",

@@ -51,6 +51,12 @@ def training(run: RunFacts) -> Html | None:
     if student is not None and student.balance:
         parts = [f"{n}: norm {one.norm:.3g}, weight \u00d7 {one.factor:.3g}" for n, one in student.balance.items()]
         facts.append(("Gradients balanced", "; ".join(parts)))
+    if student is not None and student.rollouts is not None:
+        told = student.rollouts
+        amount = (
+            f"{say.count(told.texts)} texts of {told.length:.1f} tokens on average, {say.percent(told.at_limit)} cut"
+        )
+        facts.append(("Written while training", f"{amount}; {say.percent(told.share_of_time, 0)} of the time"))
     shown = [_ROLES[m] for m in run.training if m in _ROLES]
     return tag(
         "section",

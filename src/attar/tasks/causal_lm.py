@@ -47,7 +47,7 @@ class CausalLM:
 
     def __init__(self, spec: CausalLMSpec) -> None:
         self.spec = spec
-        self.metric: str = "perplexity"
+        self.metric: str = "exact_match" if spec.metric == "exact_match" else "perplexity"
 
     def load_processor(
         self, folder: str | Path, *, trust_remote_code: bool = False, revision: str | None = None

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from attar.hashing import hash_bytes
 from attar.tasks.base import Encoded
 
 
@@ -24,6 +25,15 @@ class Sequences(Encoded):
     """int64 [N]: the row of the data that a sequence comes from; ascending. Long texts become several."""
 
 
+def sequence_keys(keys: Sequence[str], encoded: Sequences) -> list[str]:
+    """A content key for each sequence, from the content keys of the rows of the data: of the row, and which of its
+    sequences it is.
+    """
+    starts = np.searchsorted(encoded.owners, encoded.owners)
+    pieces = (np.arange(len(encoded)) - starts).tolist()
+    return [hash_bytes(keys[row].encode(), b"%d" % piece) for row, piece in zip(encoded.owners, pieces, strict=True)]
+
+
 class Targets(NamedTuple):
     """The learned tokens of a batch, sequence by sequence. The logits at `positions` are to tell `labels`."""
 
@@ -35,6 +45,41 @@ class Targets(NamedTuple):
     """int64 [R]: numbers that tell all learned tokens of the data apart, whatever the batch."""
     sequences: np.ndarray
     """int64 [R]: which of the batch's sequences each is in, 0 to N - 1."""
+
+
+def prompt_lengths(encoded: Sequences, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+    """int64 [n]: of some sequences, the tokens before the last answer, one at least; of one without learned tokens
+    all of them. What is learned last is the answer; in a chat, what the assistant said before belongs to the prompt.
+    """
+    return np.array([_before_the_last(encoded.learned[row]) for row in rows], dtype=np.int64)
+
+
+def _before_the_last(learned: np.ndarray) -> int:
+    places = np.flatnonzero(learned)
+    if not len(places):
+        return len(learned)
+    given = np.flatnonzero(~learned[: places[-1]])  # the first token is one of them, always
+    return int(given[-1]) + 1
+
+
+def with_answers(encoded: Sequences, rows: Sequence[int] | np.ndarray, answers: Sequence[Sequence[int]]) -> Sequences:
+    """Some sequences with other answers to their prompts (see `prompt_lengths`), ids as they are; in this order.
+
+    All of an answer is learned, and nothing else. An empty answer leaves the prompt, of which nothing is.
+    """
+    chosen = np.asarray(rows, dtype=np.int64)
+    ids: list[np.ndarray] = []
+    learned: list[np.ndarray] = []
+    for row, prompt, answer in zip(chosen.tolist(), prompt_lengths(encoded, chosen).tolist(), answers, strict=True):
+        ids.append(np.concatenate([encoded.inputs["input_ids"][row][:prompt], np.asarray(answer, dtype=np.int64)]))
+        learned.append(np.arange(len(ids[-1])) >= prompt)
+    return Sequences(
+        inputs={"input_ids": ids},
+        lengths=np.array([len(one) for one in ids], dtype=np.int64),
+        labels=np.array([int(one.sum()) for one in learned], dtype=np.int64),
+        learned=learned,
+        owners=encoded.owners[chosen],
+    )
 
 
 def targets_of(encoded: Sequences, rows: Sequence[int] | np.ndarray, *, left_padded: bool = False) -> Targets:

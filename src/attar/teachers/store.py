@@ -16,10 +16,10 @@ the last successful hash is taken as intact. `verify` always hashes.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 PROCESSOR = "processor"
 _VERIFIED = ".verified.json"
+TOKENS = "tokens"
+"""What a store offers that holds a language model's answer to each token (see `token_store`)."""
 _POOLS = ("mean", "first")
 
 
@@ -79,6 +81,16 @@ class Manifest:
     def rows(self) -> int:
         """Rows in all shards."""
         return sum(shard.rows for shard in self.shards)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in all shards, of rows that have them."""
+        return sum(shard.tokens for shard in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        """Of all shards' files."""
+        return sum(shard.bytes for shard in self.shards)
 
     def write(self, folder: Path) -> None:
         """Write `manifest.json` atomically."""
@@ -134,11 +146,22 @@ class Store:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
-        self._shards = [map_shard(path / s.name, manifest.offers, s.rows) for s in manifest.shards]
         self._ends = np.cumsum([s.rows for s in manifest.shards], dtype=np.int64)
-        keys = np.concatenate([s[KEYS] for s in self._shards]) if self._shards else np.empty(0, dtype="S1")
+        keys = np.concatenate([np.empty(0, dtype="S1"), *self._open()])
         self._order = np.argsort(keys, kind="stable")
         self._keys = keys[self._order]
+
+    def _open(self) -> list[np.ndarray]:
+        """Map the shards; returns the keys of each, bytes [n]."""
+        manifest = self.manifest
+        if TOKENS in manifest.offers:
+            raise StoreError(f"{self.path}: holds tokens of a language model. Use it with task.kind: causal_lm.")
+        self._shards = [map_shard(self.path / s.name, manifest.offers, s.rows) for s in manifest.shards]
+        return [s[KEYS] for s in self._shards]
+
+    def __reduce__(self) -> tuple[type[Store], tuple[Path, Manifest]]:
+        """To a data loader's worker goes the name, and the files are mapped again."""
+        return type(self), (self.path, self.manifest)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -163,12 +186,8 @@ class Store:
     def read(self, positions: np.ndarray, wanted: Wanted | None = None) -> Signals:
         """Signals of rows at these positions, float32 on the CPU; `wanted` None reads all that is offered."""
         offers = self.manifest.offers if wanted is None else offers_of(wanted)
-        positions = np.asarray(positions, dtype=np.int64)
-        owner = np.searchsorted(self._ends, positions, side="right")
         gathered = {n: np.empty((len(positions), self.manifest.widths[n]), dtype=np.float32) for n in offers}
-        for shard in np.unique(owner):
-            here = np.flatnonzero(owner == shard)
-            rows = positions[here] - (self._ends[shard] - self.manifest.shards[shard].rows)
+        for shard, here, rows in self._places(positions):
             for name in offers:
                 gathered[name][here] = self._shards[shard][name][rows]
         tensors = {name: torch.from_numpy(value) for name, value in gathered.items()}
@@ -200,6 +219,14 @@ class Store:
                 "\n".join([f"{self.path}: made by something else. Label again, or correct the recipe:", *lines])
             )
 
+    def _places(self, positions: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Shards that hold these rows; which of `positions` are there, and their row numbers within the shard."""
+        positions = np.asarray(positions, dtype=np.int64)
+        owner = np.searchsorted(self._ends, positions, side="right")
+        for shard in np.unique(owner).tolist():
+            here = np.flatnonzero(owner == shard)
+            yield shard, here, positions[here] - (self._ends[shard] - self.manifest.shards[shard].rows)
+
     def _find(self, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         asked = np.array([key.encode("ascii") for key in keys], dtype=np.bytes_)
         places = np.searchsorted(self._keys, asked)
@@ -221,7 +248,10 @@ class StoreReader:
         return self.store.read(self.positions[rows], self.wanted)
 
 
-def open_store(path: Path) -> Store:
+Kind = TypeVar("Kind", bound=Store)
+
+
+def open_store(path: Path, kind: type[Kind] = Store) -> Kind:
     """Open a store and make sure that its shards are whole. Raises StoreError that names the damaged shard."""
     folder = find_store(path)
     manifest = read_manifest(folder)
@@ -235,7 +265,7 @@ def open_store(path: Path) -> Store:
         fresh[shard.name] = stamp
     if fresh != known:
         _write_verified(folder, fresh)
-    return Store(folder, manifest)
+    return kind(folder, manifest)
 
 
 def verify(path: Path) -> list[str]:
@@ -269,7 +299,8 @@ def show(path: Path) -> dict[str, Any]:
         "key": manifest.key,
         "rows": manifest.rows,
         "shards": len(manifest.shards),
-        "bytes": sum(shard.bytes for shard in manifest.shards),
+        "bytes": manifest.bytes,
+        **({"tokens": manifest.tokens} if manifest.tokens else {}),
         "offers": {name: manifest.widths.get(name) for name in manifest.offers},
         "labels": list(manifest.labels),
         "facts": manifest.facts,

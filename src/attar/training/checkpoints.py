@@ -1,8 +1,8 @@
 """Checkpoints of a training: written whole or not at all, kept two at a time, and read only where this run wrote them.
 
 A checkpoint is a folder `checkpoint-STEP`: weights of student and projectors, optimizer, schedule, scaler, random
-states, Transformers' trainer state, and `complete.json`, which says what training it belongs to. The folder gets its
-name when it is complete (a rename), so a killed run leaves none that is half written.
+states, Transformers' trainer state, and `complete.json`, which says what training it belongs to. Where weights are
+sharded each process writes its own part of them. The folder gets its name when it is complete (a rename), so a killed run leaves none that is half written.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from attar.errors import StorageError
 from attar.storage import atomic_folder, guard
 
-WEIGHTS, STATE = "weights.pt", "trainer_state.json"
+WEIGHTS, OPTIMIZER, SCHEDULE, STATE = "weights.pt", "optimizer.pt", "scheduler.pt", "trainer_state.json"
 _PREFIX, _MARK, _BEST = "checkpoint-", "complete.json", "best-"
 _KEPT = 2
 _TORCH_SAYS = ("inline_container", "iostream error")
@@ -44,6 +44,8 @@ class Mark:
     """Rows trained on."""
     best: int | None
     """Step of the best validation so far."""
+    world: int = 1
+    """Processes that train."""
 
 
 class Checkpoints:

@@ -99,6 +99,9 @@ class Collator:
             "positions": torch.from_numpy(ours.positions),
             "rows": torch.from_numpy(ours.keys),
         }
+        if self.rows.signals is not None:
+            few = self.rows.signals.read(rows).few
+            made["signals"] = {"few": None if few is None else few._asdict()}
         if live is not None and live.encoded is sequences:
             made |= {"view": made["inputs"], "view_positions": made["positions"]}
         elif live is not None:

@@ -1,4 +1,4 @@
-"""The module that is trained: student, objectives, and the teacher beside them. DDP wraps all of it."""
+"""The module that is trained: student, objectives, and the teacher beside them. DDP wraps, FSDP2 shards all of it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ class Distil(nn.Module):
     """
 
     accepts_loss_kwargs = True
+    is_distributed_loading_by_transformers = False
+    """Whether its weights are sharded: Transformers then neither moves nor wraps it."""
 
     def __init__(self, student: nn.Module, terms: Terms, live: LiveTeacher | None = None) -> None:
         super().__init__()
@@ -78,7 +80,7 @@ class Distil(nn.Module):
         self, signals: dict[str, Any] | None, view: dict[str, Tensor] | None, positions: Tensor | None
     ) -> Signals | None:
         if signals is not None:
-            return Signals(**signals)
+            return Signals.of(signals)
         if view is None or self._live is None:
             return None
         model = self._live.model

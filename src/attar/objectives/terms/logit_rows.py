@@ -21,7 +21,7 @@ from attar.objectives.terms.courses import Moment
 from attar.objectives.terms.logits import LogitTerm, Problem
 from attar.objectives.terms.meeting import Meeting
 from attar.objectives.terms.part import present
-from attar.signals import Signals
+from attar.signals import Few, Signals
 
 NO_LABEL = -100
 
@@ -77,7 +77,7 @@ class LogitRows:
         cells = 1  # two-class rows that one row becomes
         if self.problem == "multi_label" and isinstance(logits, Tensor):
             cells = logits.shape[1]
-        one_by_one = [name for name, term in terms.items() if term.reads_teacher and term.across is None]
+        one_by_one = [name for name, term in terms.items() if term.one_by_one and not term.row.listed]
         target = self._target(one_by_one[0], rows, teacher) if one_by_one else None
         flat = self._flat_labels(rows, labels) if any(term.reads_labels for term in terms.values()) else None
         shares: dict[str, Share] = {}
@@ -89,6 +89,10 @@ class LogitRows:
             if term.across is not None:
                 said = present(None if teacher is None else teacher.logits, "the teacher's logits")
                 shares[name] = _across(row, term, rows, said, labels, _met(meeting, term), counts[name])
+                continue
+            if term.row.listed:
+                few = self._few(name, rows, teacher)
+                shares[name] = Share(row, few.log_probs, keep, count, rest_of(few))
                 continue
             if target is None or not term.reads_teacher:
                 shares[name] = Share(row, present(flat, "labels"), keep, count)
@@ -125,6 +129,15 @@ class LogitRows:
             )
         return target
 
+    def _few(self, name: str, rows: Logits, teacher: Signals | None) -> Few:
+        few = present(None if teacher is None else teacher.few, "the teacher's stored tokens")
+        if len(few.log_probs) != len(rows):
+            raise TrainingError(
+                f"{name}: the student has {len(rows)} learned tokens, the store {len(few.log_probs)}; both must be of "
+                "the same texts, cut alike."
+            )
+        return few
+
     def _flat_labels(self, rows: Logits, labels: Tensor | None) -> Tensor:
         if labels is None:
             missing = NO_LABEL if self.problem == "single_label" else float("nan")
@@ -156,6 +169,11 @@ def _across(
     ids = present(labels, "the learned tokens")
     told, others = meeting.worth(rows, teacher, ids)
     return Share(row, told, meeting.spans >= 0, count, {"token_ids": ids, "others": others})
+
+
+def rest_of(few: Few) -> dict[str, Tensor | float]:
+    """What an objective on few tokens takes by keyword, besides their log-probabilities."""
+    return {name: value for name, value in few._asdict().items() if name != "log_probs"}
 
 
 def _shape(rows: Logits) -> list[int]:

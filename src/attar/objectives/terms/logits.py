@@ -32,6 +32,7 @@ from attar.objectives.response import (
     todi,
     total_variation,
 )
+from attar.objectives.sparse import sampled_kl, sparse_kl
 from attar.objectives.supervised import binary_cross_entropy, cross_entropy, squared_error
 from attar.objectives.terms.meeting import TokenMaps
 from attar.recipe.objectives import (
@@ -65,6 +66,7 @@ from attar.recipe.objectives import (
     TotalVariationSpec,
     ULDSpec,
 )
+from attar.recipe.targets import TargetsSpec, unfit
 
 Problem = Literal["single_label", "multi_label", "regression"]
 LogitSpec = OnDistributions | OnLists | OnTwoTokenizers | LogitMSESpec | HardLabelsSpec | OwnObjective
@@ -88,6 +90,11 @@ class LogitTerm:
     """
 
     @property
+    def one_by_one(self) -> bool:
+        """Whether it lays the teacher's tokens beside the student's."""
+        return self.reads_teacher and self.across is None
+
+    @property
     def reads_teacher(self) -> bool:
         """Whether the teacher's logits are its target."""
         return self.reads != "labels"
@@ -99,13 +106,25 @@ class LogitTerm:
 
 
 def logit_term(
-    name: str, spec: LogitSpec, problem: Problem, *, place: str, tokens: TokenMaps | None = None
+    name: str,
+    spec: LogitSpec,
+    problem: Problem,
+    *,
+    place: str,
+    tokens: TokenMaps | None = None,
+    targets: TargetsSpec | None = None,
 ) -> LogitTerm:
-    """One spec as a term called `name`. Raises PlanError, which starts with `place`, if it means nothing here.
+    """One spec as a term called `name`; `targets`: what is stored of a token in the place of logits (None: logits).
 
-    `tokens`: how two vocabularies match, for objectives between tokenizers.
+    `tokens`: how two vocabularies match, for objectives between tokenizers. Raises PlanError, which starts with
+    `place`, if it means nothing here.
     """
     _require_meaning(spec, problem, place)
+    if targets is not None and not isinstance(spec, HardLabelsSpec):
+        if (found := unfit(spec, targets)) is not None:
+            raise PlanError(f"{place}.{found[0]}: {found[1]}")
+        function = sparse_kl if isinstance(spec, SparseKLSpec) else sampled_kl
+        return LogitTerm(Term(name, function, temperature_power=2, listed=True), "teacher")
     match spec:
         case HardLabelsSpec():
             return LogitTerm(Term(name, _label_function(problem, spec.label_smoothing)), "labels")

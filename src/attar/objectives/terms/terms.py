@@ -25,6 +25,7 @@ from attar.objectives.terms.meeting import Meeting, TokenMaps
 from attar.objectives.terms.part import Pair, Part
 from attar.objectives.terms.parts import NO_PAIRS, make_part
 from attar.recipe.objectives import AnyObjectiveSpec, LayeredSpec
+from attar.recipe.targets import TargetsSpec
 from attar.signals import NOTHING, Inside, Pool, Signals, Wanted
 
 
@@ -54,7 +55,8 @@ class Terms(nn.Module):
     `student` and `teacher` say what the models show of their inside (read by objectives that compare layers); what is
     learned to make them meet is drawn from `seed`. `chosen` are the pairs of `layers: cka`, by how states were pooled;
     `tokens` says how two vocabularies match, for objectives between tokenizers.
-    Raises PlanError with every objective that does not fit `problem` or the models. How logits become rows, by
+    `targets`: what a store holds of each token in the place of the teacher's logits (None: logits are there). Raises
+    PlanError with every objective that does not fit `problem`, the models or the targets. How logits become rows, by
     `problem`: see `LogitRows`.
     """
 
@@ -67,6 +69,7 @@ class Terms(nn.Module):
         teacher: Inside = NOTHING,
         chosen: Mapping[Pool, Sequence[Pair]] = NO_PAIRS,
         tokens: TokenMaps | None = None,
+        targets: TargetsSpec | None = None,
         seed: int,
     ) -> None:
         super().__init__()
@@ -87,7 +90,9 @@ class Terms(nn.Module):
                         name, spec, student, teacher, seed=seed, place=f"objectives[{at}]", chosen=chosen
                     )
                 else:
-                    self._logit_terms[name] = logit_term(name, spec, problem, place=f"objectives[{at}]", tokens=tokens)
+                    self._logit_terms[name] = logit_term(
+                        name, spec, problem, place=f"objectives[{at}]", tokens=tokens, targets=targets
+                    )
             except PlanError as error:
                 problems += error.problems
         if problems:
@@ -123,7 +128,7 @@ class Terms(nn.Module):
     @property
     def one_by_one(self) -> bool:
         """Whether a term compares logits token by token, so that both sides must tell the same ones."""
-        return any(term.reads_teacher and term.across is None for term in self._logit_terms.values())
+        return any(term.one_by_one for term in self._logit_terms.values())
 
     def kept(
         self, labels: Tensor | None, batch_size: int, mask: Tensor | None, meeting: Meeting | None = None
