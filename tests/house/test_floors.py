@@ -19,6 +19,7 @@ FLOORS = [
     {"report"},
     {
         "run",
+        "shortage",
         "ground",
         "judges",
         "language_store",

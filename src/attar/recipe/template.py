@@ -106,7 +106,7 @@ task:
   kind: causal_lm
   prompt: question           # column with what an answer follows; leave it out where `text` holds plain texts
   text: answer               # column with the answer; `messages: COLUMN` in the place of both reads chats
-  # template: auto           # prompts and chats as the tokenizer's chat template writes them; or never
+  # template: auto           # prompts and chats as the tokenizer's chat template writes them; or always, never
   # learn: answers           # only the tokens of answers count; or all
   max_length: 256            # longest sequence in tokens
 
@@ -123,13 +123,14 @@ data:
   max_held_out_rows: 100     # of validation, and of test
 
 student:
-  kind: from_teacher         # or from_config (any Transformers configuration), pretrained (with the same tokenizer)
+  kind: from_teacher         # or from_config (any Transformers configuration), pretrained
   layers: 8                  # how many (by block influence), or which: [0, 1, 5, 29]
   vocabulary: {keep: all}    # or used: only tokens that the training texts need
 
 objectives:                  # a weighted sum; docs/objectives.md lists the kinds
   - {kind: forward_kl}
   # - {kind: hard_labels, weight: 0.1}   # the data's own next token
+  # - {kind: aligned}        # where a pretrained student has another tokenizer; or uld, projected_kl, span_kl
 
 """
 
