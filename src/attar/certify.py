@@ -81,6 +81,7 @@ def certify(
         policy=policy,
         lineage=collect(ground.recipe, ground.sources),
         stages=stages.done,
+        signals=ground.signals,
         seeds=[_seed_facts(ground, judge, seed) for seed in seeds] if len(seeds) > 1 else [],
         warnings=[*ground.warnings, *(one.reason for one in refused)],
     )

@@ -313,6 +313,7 @@ class TrainingFacts(Facts):
     epochs: float
     rows_per_second: float = Field(description="Rows, or learned tokens, a second: see `counted`.")
     counted: Literal["rows", "tokens"] = "rows"
+    packed: bool = Field(default=False, description="Whether a language model read its batches without their padding.")
     seconds: float
     curve: list[dict[str, float]] = Field(description="Logged points: step, loss, each term, validation metric.")
     best_step: int
@@ -341,6 +342,24 @@ class SeedFacts(Facts):
     artifacts: dict[str, float] = Field(default={}, description="Quality of each exported file, by kind and precision.")
 
 
+class SignalsFacts(Facts):
+    """How the teacher's signals reached the training, and what a store of them takes."""
+
+    mode: Literal["live", "store", "stored"] = Field(
+        description="Asked in every step; labelled once by this run; labelled before, elsewhere."
+    )
+    key: str = Field(description="Of the store: hash of all that shaped it; `live`: of the teacher.")
+    rows: int | None = Field(default=None, description="In the store; of language models: sequences.")
+    tokens: int | None = Field(default=None, description="Of language models: tokens that are told of.")
+    bytes: int | None = Field(default=None, description="Of all its shards.")
+    bytes_per_token: float | None = None
+    spot_check: float | None = Field(
+        default=None,
+        description="`stored`: largest difference of rows that were asked again; of language models the share of a "
+        "token's probability that stands elsewhere, mean of a sequence.",
+    )
+
+
 class RunFacts(Facts):
     """`run.json`: everything that is known of one run. Report, card, page and compare read only this."""
 
@@ -367,5 +386,6 @@ class RunFacts(Facts):
     policy: PolicyFacts
     lineage: LineageFacts
     stages: list[StageFacts]
+    signals: SignalsFacts | None = Field(default=None, description="None: written by an attar that did not tell.")
     seeds: list[SeedFacts] = []
     warnings: list[str] = []

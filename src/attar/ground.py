@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from attar.data.load import Given
 from attar.data.splits import Splits
-from attar.facts import ModelFacts, SourceFacts
+from attar.facts import ModelFacts, SignalsFacts, SourceFacts
 from attar.hashing import hash_value
 from attar.layer_choice import LayerMaps
 from attar.objectives.own import OwnObjective
@@ -96,6 +96,18 @@ class Ground:
         if self.store is not None:
             return self.store.manifest.key
         return self.sources[0].hash if self.fitted is None else hash_value([self.sources[0].hash, self.fitted])
+
+    @property
+    def signals(self) -> SignalsFacts:
+        """For the record. In live mode a store of classification holds what is said of validation and test alone."""
+        mode = signals_mode(self.recipe)
+        if self.store is None or mode == "live":
+            return SignalsFacts(mode=mode, key=self.signals_key)
+        held = self.store.manifest
+        return SignalsFacts(
+            mode=mode, key=held.key, rows=held.rows, bytes=held.bytes, tokens=held.tokens or None,
+            bytes_per_token=held.bytes / held.tokens if held.tokens else None, spot_check=self.spot_check,
+        )  # fmt: skip
 
     @property
     def rows(self) -> Dataset:

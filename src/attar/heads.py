@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from attar.errors import PlanError
 from attar.head_families import FAMILIES, Family
 from attar.logits import Projection
+from attar.packing import layout_of
 
 
 @dataclass(frozen=True)
@@ -55,20 +56,26 @@ def head_width(model: nn.Module) -> int:
 
 
 def body_states(
-    model: nn.Module, inputs: Mapping[str, Tensor], *, hidden: bool = False
+    model: nn.Module, inputs: Mapping[str, Tensor], *, hidden: bool = False, pack: bool = True
 ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
     """The last hidden state [N, T, D], after the final norm, as the head reads it; and, if asked, all hidden states.
 
     `inputs` are those of the model; labels among them are left out. The head never runs and no cache is kept. Hidden
     states come embeddings first, each [N, T, D]; the last of them is after the final norm, too. Gradients and
-    train/eval mode are the caller's. The body is called without its wrappers: under DDP, wrap what calls this.
+    train/eval mode are the caller's. The body is called without its wrappers: under DDP, wrap what calls this. Within
+    `packing.packed` padding is not read, and states there are 0, unless `pack` is off.
 
     Raises PlanError where the family is not in `FAMILIES`, or does not give hidden states [N, T, D].
     """
     core, family = _known(model)
     extra = {"output_hidden_states": True} if hidden else {}
     body = core.model if core.base_model is core else core.base_model
-    answer = body(**_asked(inputs), **extra)
+    layout = layout_of(core.config, inputs) if pack else None
+    if layout is None:
+        answer = body(**_asked(inputs), **extra)
+    else:
+        with layout.reading():
+            answer = body(**_asked(layout.pack(inputs)), **extra)
     last = cast("Tensor", answer.last_hidden_state)
     states = cast("tuple[Tensor, ...] | None", answer.hidden_states) if hidden else None
     if hidden and (states is None or any(state.dim() != 3 for state in states)):
@@ -77,7 +84,11 @@ def body_states(
             f"{_name(core)} returned {got}, but [texts, tokens, width] each are needed. Drop the objectives that "
             "compare layers."
         )
-    return last if family.through is None else getattr(core, family.through)(last), states
+    last = last if family.through is None else getattr(core, family.through)(last)
+    if layout is not None:
+        last = layout.unpack(last)
+        states = None if states is None else tuple(layout.unpack(state) for state in states)
+    return last, states
 
 
 def project(model: nn.Module, states: Tensor) -> Projection:
@@ -103,7 +114,7 @@ def verify_head(model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
     """
     core, _ = _known(model)
     head = head_of(model)
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), evaluating(model):
         own = cast("Tensor", model(**_asked(inputs)).logits)
         states, _ = body_states(model, inputs)
         apart = project(model, states.flatten(0, -2)).dense().view(*states.shape[:-1], -1)
@@ -120,7 +131,7 @@ def verify_head(model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
 
 def _known(model: nn.Module) -> tuple[Any, Family]:
     """The model without its wrappers, and its family. Raises PlanError."""
-    core = _core(model)
+    core = core_of(model)
     kind = cast("str | None", getattr(getattr(core, "config", None), "model_type", None))
     if kind is None:
         raise PlanError(
@@ -140,7 +151,7 @@ def _known(model: nn.Module) -> tuple[Any, Family]:
     return core, FAMILIES[kind]
 
 
-def _core(model: nn.Module) -> Any:
+def core_of(model: nn.Module) -> Any:
     """The model inside wrappers of DDP, torch.compile and PEFT, in any order. Raises PlanError."""
     while True:
         if callable(getattr(model, "get_base_model", None)):
@@ -192,7 +203,7 @@ def _unlike(core: Any, difference: str) -> str:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Generator[None]:
+def evaluating(model: nn.Module) -> Generator[None]:
     """Eval mode within the block; each module has its own mode back afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

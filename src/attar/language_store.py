@@ -19,7 +19,8 @@ from attar.stages import Nothing, Stages
 from attar.tasks.causal_lm import CausalLM
 from attar.tasks.sequences import Sequences, sequence_keys
 from attar.teachers.local import LocalTeacher
-from attar.teachers.store import MANIFEST, PROCESSOR, open_store
+from attar.teachers.manifest import MANIFEST, PROCESSOR
+from attar.teachers.store import open_store
 from attar.teachers.stored import OTHER_TEACHER
 from attar.teachers.token_codec import Draws, Lists, unpack_draws, unpack_lists
 from attar.teachers.token_labelling import label_tokens, take_tokens, token_manifest
@@ -41,7 +42,6 @@ def label_language(
     ground: Ground,
     spec: LocalTeacherSpec,
     outputs: Tensor | None,
-    fitted: str | None,
     about: dict[str, Any],
     stages: Stages,
     progress: Progress,
@@ -52,7 +52,7 @@ def label_language(
     assert targets is not None, "what is stored is told by the recipe"
     facts = {
         "teacher": teacher.source.hash,
-        "fitted": fitted,
+        "fitted": ground.fitted,
         **shaping(task, ground.processor, outputs),
         "targets": written_by(targets),
         "dtype": "float32",

@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 from pydantic import BaseModel
 
+from attar.answered import with_answers
 from attar.bench.size import count_params, weight_bytes
 from attar.data.load import load_data
 from attar.data.splits import Splits
@@ -44,9 +45,10 @@ from attar.teachers.fitted import FittedFacts, load_fitted
 from attar.teachers.fitting import fit_teacher
 from attar.teachers.labelling import label, store_folder
 from attar.teachers.local import LocalTeacher, find_origin, load_local, made_up_row
+from attar.teachers.manifest import MANIFEST, PROCESSOR
 from attar.teachers.origin import find_model, own_labels
 from attar.teachers.preflight import preflight
-from attar.teachers.store import MANIFEST, PROCESSOR, Store, open_store
+from attar.teachers.store import Store, open_store
 from attar.teachers.stored import find_rescorer, open_stored, spot_check, stored_processor
 from attar.teachers.token_store import TokenStore
 
@@ -72,6 +74,7 @@ def prepare(
     task = make_task(recipe.task, splits.labels if named else _teacher_labels(recipe, handed))
     ground = _with_teacher(recipe, out, task, splits, stages, handed, progress)
     ground.sources[0] = ground.sources[0].model_copy(update={"licence": policy.licence})
+    ground.splits = splits = with_answers(ground, stages, progress)
     student = ground.student(recipe.training.seed)
     if handed.student is not None or isinstance(recipe.student, PretrainedSpec):
         ground.start = (hash_module(student.model), hash_processor(student.processor))
@@ -111,8 +114,7 @@ def _language(ground: Ground, student: Student, stages: Stages, progress: Progre
             "signals", lambda: open_language(ground, spec, outputs), lambda store: store.manifest.key
         )
     elif not ground.live:
-        fitted = _fitted(spec, ground.teacher)
-        ground.store = label_language(ground, spec, outputs, fitted, _about(ground), stages, progress)
+        ground.store = label_language(ground, spec, outputs, _about(ground), stages, progress)
     parts = [part for part in (splits.train, splits.transfer, splits.validation, splits.test) if part is not None]
     ground.truncated = sum(task.encode(part, ground.processor).truncated for part in parts)
     return ground
@@ -176,7 +178,7 @@ def _teacher_labels(recipe: Recipe, handed: Handed) -> tuple[str, ...]:
                 )
             return own_labels(find_origin(recipe.teacher).folder)
         case StoredTeacherSpec():
-            from attar.teachers.store import find_store, read_manifest
+            from attar.teachers.manifest import find_store, read_manifest
 
             return read_manifest(find_store(Path(recipe.teacher.path))).labels
         case _:

@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "attar"
 FLOORS = [
     {"errors", "gguf_header", "hashing", "head_families", "facts", "storage", "version"},
     {"recipe"},
-    {"plan", "data", "logits", "heads", "hooks", "signals", "identity", "answers", "ranks", "tasks"},
+    {"plan", "data", "logits", "heads", "hooks", "packing", "signals", "identity", "answers", "ranks", "tasks"},
     {"objectives", "teachers", "students"},
     {"training", "evaluation", "bench", "export", "governance", "testing"},
     {"report"},
@@ -24,6 +24,7 @@ FLOORS = [
         "judges",
         "language_store",
         "answer_judge",
+        "answered",
         "fine_tuning",
         "layer_choice",
         "preparing",

@@ -14,6 +14,7 @@ from attar.plan.result import Estimate, SignalsPlan
 from attar.plan.rows import RowsFound
 from attar.plan.sizes import read_field
 from attar.plan.student import StudentFound
+from attar.plan.targets import BYTES_A_TOKEN
 from attar.plan.teacher import TeacherFound, image_size, outputs_of
 from attar.recipe import Recipe
 from attar.recipe.task import CausalLMSpec
@@ -35,8 +36,6 @@ _DECODER_ACTIVATIONS = (10, 4)
 """The same in a causal language model: of each unit of width, and of the feed-forward width."""
 _LOGITS = 3 * 25e6
 """Blocks of logits that a language model's loss holds: the student's, their gradient, the teacher's."""
-_STORED_BYTES_PER_TOKEN = 100
-"""What a language model's teacher is stored in, about."""
 _BYTES = {"fp32": 4.0, "f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 """A parameter of an exported file; 1 for other precisions."""
 
@@ -132,9 +131,7 @@ def _disk(
     if size is None or outputs is None or work.all_rows is None:
         return Estimate("disk", None, "bytes", "the student's size or the number of rows is not known yet", free)
     hidden = sum(teacher.plan.hidden or 0 for signal in signals.needed if signal.startswith("hidden"))
-    a_row = (outputs + hidden) * _FLOAT
-    if isinstance(recipe.task, CausalLMSpec):
-        a_row = math.ceil(work.tokens * _STORED_BYTES_PER_TOKEN)
+    a_row = (outputs + hidden) * _FLOAT if outputs else work.tokens * BYTES_A_TOKEN
     store = work.all_rows * a_row if signals.mode == "store" else 0
     checkpoints = size * _FLOAT * _STATE * min(work.checkpoints, 2) * work.models
     folders = size * _FLOAT * work.models + sum(size * _BYTES.get(e.precision, 1.0) for e in recipe.export)

@@ -28,6 +28,7 @@ def check_settings(recipe: Recipe, teacher: TeacherFound, rows: RowsFound, notes
     """Settings that are well formed, but do not fit the task or this machine."""
     _metric(recipe, rows, notes)
     _regularisers(recipe, notes)
+    _packing(recipe, notes)
     _extra(recipe.training.extra, notes)
     _exports(recipe, notes)
     _packages(recipe, teacher, notes)
@@ -55,6 +56,15 @@ def _metric(recipe: Recipe, rows: RowsFound, notes: Notes) -> None:
     if metric != "auto" and (metric in _NUMBERS) != (problem == "regression"):
         allowed = "pearson, spearman" if problem == "regression" else "accuracy, macro_f1, micro_f1"
         notes.problem(("task", "metric"), f'"{metric}" does not fit task.problem: {problem}. Allowed: auto, {allowed}.')
+
+
+def _packing(recipe: Recipe, notes: Notes) -> None:
+    packing = recipe.training.packing
+    if packing != "auto" and not isinstance(recipe.task, CausalLMSpec):
+        notes.problem(
+            ("training", "packing"),
+            f'"{packing}" is a way to read batches of language models, but task.kind is {recipe.task.kind}. Remove it.',
+        )
 
 
 def _regularisers(recipe: Recipe, notes: Notes) -> None:

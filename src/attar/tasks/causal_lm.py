@@ -96,6 +96,7 @@ class CausalLM:
             truncated=truncated,
             learned=learned,
             owners=np.array(owners, dtype=np.int64),
+            taught=self.taught(rows, owners),
         )
 
     def read(self, rows: Dataset, processor: Processor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -115,6 +116,13 @@ class CausalLM:
     def limit(self, processor: Processor) -> int:
         """Tokens of the longest sequence: `max_length`, or the model's positions where these are fewer."""
         return min(self.spec.max_length, int(processor.model_max_length))
+
+    def taught(self, rows: Dataset, owners: list[int]) -> np.ndarray | None:
+        """Which sequences are prompts that the teacher answered."""
+        if self.spec.prompt is None or "origin" not in rows.column_names:
+            return None
+        taught = np.array([origin == "unlabelled" for origin in rows["origin"]], dtype=bool)
+        return taught[owners] if taught.any() else None
 
     def batch(self, encoded: Encoded, rows: Sequence[int] | np.ndarray, processor: Processor) -> dict[str, Tensor]:
         """int64 [N, T] each, padded on the right to the longest sequence of the batch, with `attention_mask`."""

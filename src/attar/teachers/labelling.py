@@ -19,9 +19,10 @@ from attar.signals import Wanted
 from attar.storage import atomic_folder
 from attar.tasks.base import Encoded, Processor, Task
 from attar.teachers.local import LocalTeacher
+from attar.teachers.manifest import MANIFEST, PROCESSOR, Manifest, offers_of
 from attar.teachers.scoring import Progress, check_classes, row_costs, score_rows
 from attar.teachers.shards import ShardFacts, write_shard
-from attar.teachers.store import MANIFEST, PROCESSOR, Kind, Manifest, Store, offers_of, open_store
+from attar.teachers.store import Kind, Store, open_store
 
 _LEAST_ROWS, MOST_SHARDS = 2048, 256
 

@@ -13,8 +13,9 @@ from attar.signals import Wanted
 from attar.tasks.base import Processor, Task
 from attar.teachers.fitted import TEACHER, load_fitted
 from attar.teachers.local import LocalTeacher, load_local
+from attar.teachers.manifest import PROCESSOR, wanted_of
 from attar.teachers.scoring import named, score_rows
-from attar.teachers.store import PROCESSOR, Store, open_store, wanted_of
+from attar.teachers.store import Store, open_store
 
 OTHER_TEACHER = (
     "Another teacher, or other weights, made this store; label again, or name the right one in `teacher.rescore_with`."

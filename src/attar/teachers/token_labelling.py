@@ -23,9 +23,9 @@ from attar.tasks.base import Task
 from attar.tasks.sequences import Sequences, targets_of
 from attar.teachers.labelling import MOST_SHARDS, Piece, Tell, fill
 from attar.teachers.local import LocalTeacher
+from attar.teachers.manifest import TOKENS, Manifest
 from attar.teachers.scoring import Progress, batch_budget, token_batches
 from attar.teachers.shards import ShardFacts
-from attar.teachers.store import TOKENS, Manifest
 from attar.teachers.token_codec import Draws, Lists
 from attar.teachers.token_shards import row_starts, write_token_shard
 from attar.teachers.token_store import TokenStore, merged

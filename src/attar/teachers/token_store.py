@@ -13,7 +13,8 @@ import torch
 
 from attar.errors import StoreError
 from attar.signals import Listed, Sampled, Signals, Wanted
-from attar.teachers.store import TOKENS, Store, StoreReader
+from attar.teachers.manifest import TOKENS
+from attar.teachers.store import Store, StoreReader
 from attar.teachers.token_codec import Draws, Lists
 from attar.teachers.token_shards import map_token_shard
 

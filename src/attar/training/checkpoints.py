@@ -2,7 +2,8 @@
 
 A checkpoint is a folder `checkpoint-STEP`: weights of student and projectors, optimizer, schedule, scaler, random
 states, Transformers' trainer state, and `complete.json`, which says what training it belongs to. Where weights are
-sharded each process writes its own part of them. The folder gets its name when it is complete (a rename), so a killed run leaves none that is half written.
+sharded each process writes its own part of them. The folder gets its name when it is complete (a rename), so a killed
+run leaves none that is half written.
 """
 
 from __future__ import annotations

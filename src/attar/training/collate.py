@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attar.errors import PlanError, TrainingError
 from attar.recipe.objectives import CROSS_KINDS
-from attar.tasks.base import Task
+from attar.tasks.base import NO_LABEL, Task
 from attar.tasks.sequences import Sequences, Targets, targets_of
 from attar.training.rows import Batch, TrainingRows
 from attar.training.text_view import TextView
@@ -90,12 +90,15 @@ class Collator:
         return self._mixed(made, batch) if self.mixup else made
 
     def _tokens(self, batch: Batch, sequences: Sequences) -> dict[str, Any]:
-        """Of a language model: labels and rows are those of learned tokens."""
+        """Of a language model: labels and rows are those of learned tokens; the teacher's words are no labels."""
         rows, live = batch.rows, self.rows.live
         ours = targets_of(sequences, rows)
+        labels = ours.labels
+        if sequences.taught is not None:
+            labels = np.where(sequences.taught[rows][ours.sequences], NO_LABEL, labels)
         made: dict[str, Any] = {
             "inputs": self.task.batch(sequences, rows, self.rows.processor),
-            "labels": torch.from_numpy(ours.labels),
+            "labels": torch.from_numpy(labels),
             "positions": torch.from_numpy(ours.positions),
             "rows": torch.from_numpy(ours.keys),
         }
@@ -111,7 +114,7 @@ class Collator:
             made["view"] = self.task.batch(live.encoded, rows, live.processor)
             made["view_positions"] = torch.from_numpy(theirs.positions)
             if live.spans is not None:
-                made["meeting"] = _meeting(sequences, cast("Sequences", live.encoded), live.spans, theirs, rows)
+                made["meeting"] = _meeting(sequences, cast("Sequences", live.encoded), live.spans, (ours, theirs), rows)
         return made
 
     def _student_view(self, batch: Batch) -> dict[str, Tensor]:
@@ -155,7 +158,7 @@ def _meeting(
     ours: Sequences,
     theirs: Sequences,
     spans: tuple[list[np.ndarray], list[np.ndarray]],
-    targets: Targets,
+    targets: tuple[Targets, Targets],
     rows: np.ndarray,
 ) -> dict[str, Tensor]:
     """The fields of `Meeting`: the spans of the batch's learned tokens, numbered through the batch."""
@@ -167,4 +170,7 @@ def _meeting(
             marks[side].append(np.where(own >= 0, own + before, -1))
         before += int(spans[0][row].max(initial=-1)) + 1
     student, teacher = (torch.from_numpy(np.concatenate(side)) for side in marks)
-    return {"spans": student, "teacher_spans": teacher, "teacher_labels": torch.from_numpy(targets.labels)}
+    labels = {
+        f"{whose}labels": torch.from_numpy(side.labels) for whose, side in zip(("", "teacher_"), targets, strict=True)
+    }
+    return {"spans": student, "teacher_spans": teacher, **labels}

@@ -51,12 +51,14 @@ class Distil(nn.Module):
         positions: Tensor | None = None,
         view_positions: Tensor | None = None,
         meeting: dict[str, Tensor] | None = None,
+        written: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one micro-batch, divided by the whole step's `counts`, and each term by itself, detached.
 
         `inputs`: the student's view; `signals`: the fields of `Signals`, as stored; `view`: the live teacher's view;
-        `progress`, `rows` and `alone`: as `Terms.forward` takes them. With mixup, terms that read labels are evaluated
-        with those of either partner and weighted by `share` and its rest: for cross-entropy that is the soft target.
+        `progress`, `rows`, `alone` and `written`: as `Terms.forward` takes them. With mixup, terms that read labels are
+        evaluated with those of either partner and weighted by `share` and its rest: for cross-entropy that is the soft
+        target.
         `positions` and `view_positions` int64 [R], of language models: where among the N x T tokens of either view
         learned tokens are told; a row of the loss is one of these then, `labels` [R] are the tokens. `meeting`: the
         fields of `Meeting`, where the two views are of two tokenizers.
@@ -66,8 +68,9 @@ class Distil(nn.Module):
         partner = None if partner_labels is None else Partner(partner_labels, share)
         met = None if meeting is None else Meeting(**meeting)
         loss = self.terms(
-            student, teacher, labels, counts, progress=progress, rows=rows, alone=alone, partner=partner, meeting=met
-        )
+            student, teacher, labels, counts, progress=progress, rows=rows, alone=alone, partner=partner,
+            written=written, meeting=met,
+        )  # fmt: skip
         return loss.total, loss.terms
 
     def kept(self, batch: Mapping[str, Any]) -> dict[str, int]:

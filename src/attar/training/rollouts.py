@@ -204,7 +204,7 @@ class Rollouts:
         made = collator(Batch(np.arange(len(rows)), batch.epoch, batch.number))
         made["rows"] = cast("Tensor", made["rows"]) + batch.number * _PLACE
         if not self.labelled:
-            made["labels"] = torch.full_like(made["labels"], NO_LABEL)
+            made |= {"labels": torch.full_like(made["labels"], NO_LABEL), "written": True}
         return made
 
     def _theirs(

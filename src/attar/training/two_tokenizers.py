@@ -50,7 +50,7 @@ class _Side:
         self.learned.append(learned)
         self.spans.append(marks)
 
-    def sequences(self, owners: list[int], truncated: int) -> Sequences:
+    def sequences(self, owners: list[int], truncated: int, taught: np.ndarray | None) -> Sequences:
         """As a model reads them."""
         return Sequences(
             inputs={"input_ids": self.ids},
@@ -59,6 +59,7 @@ class _Side:
             truncated=truncated,
             learned=self.learned,
             owners=np.array(owners, dtype=np.int64),
+            taught=taught,
         )
 
 
@@ -88,7 +89,7 @@ def pair_rows(task: CausalLM, rows: Dataset, student: Processor, teacher: Proces
             fresh = (1, 1) if first is None else (_length(first.student), _length(first.teacher))
             _add_piece(sides, (ours, theirs), spans, piece, fresh)
             owners.append(row)
-    made = [side.sequences(owners, truncated) for side in sides]
+    made = [side.sequences(owners, truncated, task.taught(rows, owners)) for side in sides]
     return Paired(made[0], made[1], sides[0].spans, sides[1].spans)
 
 

@@ -88,7 +88,7 @@ class LogitRows:
             row = replace(term.row, weight=moment.weights[name], temperature=temperature)
             if term.across is not None:
                 said = present(None if teacher is None else teacher.logits, "the teacher's logits")
-                shares[name] = _across(row, term, rows, said, labels, _met(meeting, term), counts[name])
+                shares[name] = _across(row, term, rows, said, _met(meeting, term), counts[name])
                 continue
             if term.row.listed:
                 few = self._few(name, rows, teacher)
@@ -104,6 +104,8 @@ class LogitRows:
                 given["progress"] = moment.progress.get(name, moment.done)
             if term.keys:
                 given["keys"] = draw.keys(name, len(rows), _device(rows), moment.done)
+            if term.authors:
+                given["on_policy"] = torch.full((len(rows),), moment.written, device=_device(rows))
             shares[name] = Share(row, target, keep, count, given)
         return rows, shares
 
@@ -161,14 +163,11 @@ def _met(meeting: Meeting | None, term: LogitTerm) -> Meeting:
     return meeting
 
 
-def _across(
-    row: Term, term: LogitTerm, rows: Logits, teacher: Logits, labels: Tensor | None, meeting: Meeting, count: float
-) -> Share:
+def _across(row: Term, term: LogitTerm, rows: Logits, teacher: Logits, meeting: Meeting, count: float) -> Share:
     if term.across == "beginnings":
         return Share(row, meeting.teacher_rows(teacher), meeting.begins, count)
-    ids = present(labels, "the learned tokens")
-    told, others = meeting.worth(rows, teacher, ids)
-    return Share(row, told, meeting.spans >= 0, count, {"token_ids": ids, "others": others})
+    told, others = meeting.worth(rows, teacher)
+    return Share(row, told, meeting.spans >= 0, count, {"token_ids": meeting.labels, "others": others})
 
 
 def rest_of(few: Few) -> dict[str, Tensor | float]:

@@ -19,6 +19,7 @@ from attar.objectives.reduction.share import RowFunction, Term
 from attar.objectives.response import (
     adaptive_kl,
     alpha_beta,
+    contrastive_skew,
     dist,
     dkd,
     forward_kl,
@@ -39,6 +40,7 @@ from attar.recipe.objectives import (
     AdaptiveKLSpec,
     AlignedSpec,
     AlphaBetaSpec,
+    ContrastiveSkewSpec,
     DistributionSpec,
     DISTSpec,
     DKDSpec,
@@ -84,6 +86,8 @@ class LogitTerm:
     """Whether the function takes the keyword `progress`, a number."""
     keys: bool = False
     """Whether it takes the keyword `keys`, a number a row to draw from."""
+    authors: bool = False
+    """Whether it takes the keyword `on_policy`, bool a row: is it text that the student wrote?"""
     across: Literal["beginnings", "spans"] | None = None
     """Of what is compared between two tokenizers: the rows where spans begin, or all rows of spans, each with what the
     span's other tokens are worth. None: both sides have the same tokens.
@@ -145,7 +149,10 @@ def logit_term(
             function, power = _on_distributions(spec), _power(spec)
             row = Term(name, function, temperature_power=power, standardise=spec.standardise)
             reads = "both" if spec.needs_labels else "teacher"
-            return LogitTerm(row, reads, spec.form, progress=isinstance(spec, TAIDSpec))
+            return LogitTerm(
+                row, reads, spec.form, progress=isinstance(spec, TAIDSpec),
+                authors=isinstance(spec, ContrastiveSkewSpec),
+            )  # fmt: skip
 
 
 def _power(spec: OnDistributions) -> int:
@@ -188,7 +195,7 @@ def _on_distributions(spec: OnDistributions) -> RowFunction:
             return forward_kl
         case ReverseKLSpec():
             return reverse_kl
-        case JSDSpec() | SkewKLSpec() | SkewReverseKLSpec():
+        case JSDSpec() | SkewKLSpec() | SkewReverseKLSpec() | ContrastiveSkewSpec():
             return _on_mixtures(spec)
         case AdaptiveKLSpec():
             return partial(adaptive_kl, head=spec.head)
@@ -208,7 +215,7 @@ def _on_distributions(spec: OnDistributions) -> RowFunction:
             assert_never(spec)
 
 
-def _on_mixtures(spec: JSDSpec | SkewKLSpec | SkewReverseKLSpec) -> RowFunction:
+def _on_mixtures(spec: JSDSpec | SkewKLSpec | SkewReverseKLSpec | ContrastiveSkewSpec) -> RowFunction:
     match spec:
         case JSDSpec():
             return partial(jsd, beta=spec.beta)
@@ -216,6 +223,8 @@ def _on_mixtures(spec: JSDSpec | SkewKLSpec | SkewReverseKLSpec) -> RowFunction:
             return partial(skew_kl, alpha=spec.alpha)
         case SkewReverseKLSpec():
             return partial(skew_reverse_kl, alpha=spec.alpha)
+        case ContrastiveSkewSpec():
+            return partial(contrastive_skew, alpha=spec.alpha)
 
 
 def _on_labels(spec: DKDSpec | OFASpec) -> RowFunction:

@@ -42,8 +42,10 @@ class Meeting:
     """int64 [R_s]: the span that each of the student's learned tokens is in; -1: none."""
     teacher_spans: Tensor
     """int64 [R_t]: the same of the teacher's."""
+    labels: Tensor
+    """int64 [R_s]: the student's learned tokens, whoever wrote them."""
     teacher_labels: Tensor
-    """int64 [R_t]: the teacher's learned tokens."""
+    """int64 [R_t]: the teacher's."""
 
     @property
     def begins(self) -> Tensor:
@@ -58,12 +60,12 @@ class Meeting:
             return replace(teacher, hidden=_rows(teacher.hidden, rows))
         return _rows(teacher, rows)
 
-    def worth(self, student: Logits, teacher: Logits, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def worth(self, student: Logits, teacher: Logits) -> tuple[Tensor, Tensor]:
         """[R_s] each, <= 0: the teacher's log-probability of the row's span, and the student's of its other tokens.
 
         Both are without gradient; 0 where a row is in no span. The student's head is asked once more for it.
         """
-        ours, theirs = token_log_probs(student, labels), token_log_probs(teacher, self.teacher_labels)
+        ours, theirs = token_log_probs(student, self.labels), token_log_probs(teacher, self.teacher_labels)
         count = int(self.spans.max()) + 1 if len(self.spans) else 0
         wholes = [_sums(values, spans, count) for values, spans in ((ours, self.spans), (theirs, self.teacher_spans))]
         there = self.spans >= 0

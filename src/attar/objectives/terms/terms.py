@@ -156,6 +156,7 @@ class Terms(nn.Module):
         alone: str | None = None,
         partner: Partner | None = None,
         meeting: Meeting | None = None,
+        written: bool = False,
     ) -> Loss:
         """Loss of one micro-batch, divided by the whole step's `counts` (by term name).
 
@@ -163,11 +164,11 @@ class Terms(nn.Module):
         None: no labels at all. `progress`: share of the training that is behind, in 0..1, the same for all of a step's
         micro-batches; the default is the end, as an evaluation sees it. `rows`: int64 [N], numbers that tell the
         training's rows apart, for terms that draw at random. `alone`: the term that makes up the total, at weight 1.
-        `partner`: with mixup, the other labels; terms that read labels are the mean of both by their shares.
-        `meeting`: where two tokenizers meet; the teacher's logits are then of its own tokens. Raises
-        TrainingError where signals are absent or do not match, and on non-finite values.
+        `written`: the student wrote this text itself. `partner`: with mixup, the other labels; terms that read labels
+        are the mean of both by their shares. `meeting`: where two tokenizers meet; the teacher's logits are then of
+        its own tokens. Raises TrainingError where signals are absent or do not match, and on non-finite values.
         """
-        moment = self.courses.at(progress)
+        moment = replace(self.courses.at(progress), written=written)
         if alone is not None:
             moment = replace(moment, weights={name: float(name == alone) for name in self.names})
         total, values = self._on_logits(student, teacher, labels, counts, moment, rows, meeting)

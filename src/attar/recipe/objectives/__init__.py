@@ -45,6 +45,7 @@ from attar.recipe.objectives.relation import (
 from attar.recipe.objectives.response import (
     AdaptiveKLSpec,
     AlphaBetaSpec,
+    ContrastiveSkewSpec,
     DistributionSpec,
     DISTSpec,
     DKDSpec,
@@ -85,6 +86,7 @@ __all__ = [
     "CKASpec",
     "CRDSpec",
     "ChannelWiseSpec",
+    "ContrastiveSkewSpec",
     "CrossTokenSpec",
     "DISTSpec",
     "DKDSpec",
