@@ -54,7 +54,11 @@ class Worker:
         self.name, self.count = case, count
         self._steps = count // size.batch
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("speed_worker.py")), json.dumps({**told, "threads": threads})],
+            [
+                sys.executable,
+                str(Path(__file__).with_name("speed_worker.py")),
+                json.dumps({**told, "threads": threads}),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -137,7 +137,9 @@ def gkd(case: dict[str, Any], turns: InTurn) -> None:
     rows = ground.rows_of(place, case["rows"])[: case["count"]]
     data = [{"prompt": "", "input_ids": row.ids, "completion_mask": [int(one) for one in row.learned]} for row in rows]
     with tempfile.TemporaryDirectory() as out:
-        config = GKDConfig(**settings(case, out), lmbda=0.0, beta=0.0, temperature=1.0, max_length=case["size"]["tokens"])
+        config = GKDConfig(
+            **settings(case, out), lmbda=0.0, beta=0.0, temperature=1.0, max_length=case["size"]["tokens"]
+        )
         trainer = GKDTrainer(
             ground.model_of(place, "student"), ground.model_of(place, "teacher"), config,
             train_dataset=Dataset.from_list(data), processing_class=ground.tokenizer_of(place),

@@ -228,7 +228,7 @@ def _seed_facts(ground: Ground, judge: Judge, seed: Seed) -> SeedFacts:
         student=one.quality.student,
         control=one.quality.control,
         retention=None if one.retention is None else one.retention.value,
-        agreement=one.agreement.value,
+        agreement=None if one.agreement is None else one.agreement.value,
         validation=one.quality.validation.get("student"),
         artifacts={_key(a): a.quality for a in seed.artifacts if a.quality is not None},
     )

@@ -130,7 +130,10 @@ class EvaluationFacts(Facts):
     quality: QualityFacts
     retention: Interval | None
     kd_gain: Interval | None
-    agreement: Interval = Field(description="Share of test rows where student and teacher give the same answer.")
+    agreement: Interval | None = Field(
+        description="Share of test rows (language models: tokens) where student and teacher give the same answer; None "
+        "where their tokenizers cut every text otherwise."
+    )
     kl_to_teacher: float | None = Field(default=None, description="Mean KL(teacher || student) on test, nats.")
     mcnemar_p: float | None = Field(default=None, description="Exact McNemar test, student against control.")
     calibration: CalibrationFacts | None
@@ -356,7 +359,7 @@ class SeedFacts(Facts):
     student: float | None
     control: float | None
     retention: float | None
-    agreement: float
+    agreement: float | None
     validation: float | None
     artifacts: dict[str, float] = Field(default={}, description="Quality of each exported file, by kind and precision.")
 

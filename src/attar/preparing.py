@@ -21,7 +21,7 @@ from attar.facts import ModelFacts, PolicyFacts, SourceFacts
 from attar.fine_tuning import tune_teacher
 from attar.ground import Ground, Handed, Objective, Progress, Say
 from attar.hashing import hash_bytes, hash_file, hash_value
-from attar.heads import verify_head
+from attar.heads import head_width, verify_head
 from attar.identity import hash_module, hash_processor
 from attar.judges import shared_by
 from attar.language_store import label_language, open_language, targets_of_store
@@ -40,6 +40,7 @@ from attar.stages import Stages
 from attar.students.student import Student
 from attar.tasks import CausalLM, make_task
 from attar.tasks.base import Encoded, Task
+from attar.tasks.vocabularies import shared_outputs
 from attar.teachers.fitted import FittedFacts, load_fitted
 from attar.teachers.fitting import fit_teacher
 from attar.teachers.labelling import label, store_folder
@@ -100,6 +101,7 @@ def _language(ground: Ground, student: Student, stages: Stages, progress: Progre
     assert ground.teacher is not None
     for model, processor in ((ground.teacher.model.model, ground.processor), (student.model, student.processor)):
         verify_head(model, made_up_row(processor, task))
+    _require_one_language(ground, student)
     outputs, spec = shared_by(ground, student.model, student.processor), ground.recipe.teacher
     rollouts = ground.recipe.rollouts
     if rollouts is not None and rollouts.source == "vllm" and outputs is not None:
@@ -116,6 +118,15 @@ def _language(ground: Ground, student: Student, stages: Stages, progress: Progre
     parts = [part for part in (splits.train, splits.transfer, splits.validation, splits.test) if part is not None]
     ground.truncated = sum(task.encode(part, ground.processor).truncated for part in parts)
     return ground
+
+
+def _require_one_language(ground: Ground, student: Student) -> None:
+    """Raise PlanError where objectives compare token by token what two tokenizers cut otherwise."""
+    terms = ground.terms(student, ground.objectives, ground.recipe.training.seed)
+    if terms.one_by_one and ground.reads_otherwise(student.processor):
+        widths = {"student_width": head_width(student.model), "teacher_width": 0}
+        shared_outputs(student.processor, ground.processor, **widths)
+    shared_by(ground, student.model, student.processor)
 
 
 def _choose(ground: Ground, student: Student, stages: Stages) -> LayerMaps:

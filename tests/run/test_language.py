@@ -213,3 +213,26 @@ def test_a_student_of_other_tokens_is_refused(tmp_path: Path) -> None:
     path = make(tmp_path, student={"kind": "pretrained", "model": str(tmp_path / "small"), "licence": "mit"})
     with pytest.raises(PlanError, match="unknown to the teacher's tokenizer"):
         attar.distill(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["uld", "aligned", "span_kl"])
+def test_a_student_of_other_tokens_learns_where_both_meet(tmp_path: Path, kind: str) -> None:
+    other = tiny_bpe([f"{text[4:9]} apple owls {text[::-1]}" for text in TEXTS], size=290)
+    save_language_model(tmp_path / "small", tiny_llama(other, hidden=16, layers=1, seed=3), other)
+    path = make(
+        tmp_path,
+        task={"kind": "causal_lm", "prompt": "prompt", "max_length": 48},
+        student={"kind": "pretrained", "model": str(tmp_path / "small"), "licence": "mit"},
+        objectives=[{"kind": kind}, {"kind": "hard_labels", "weight": 0.2}],
+    )
+    facts = attar.distill(path, tmp_path / "out")
+    curve = [point["loss"] for point in facts.training["student"].curve if "loss" in point]
+    assert curve[-1] < curve[0]
+    assert facts.quality.student is not None
+    assert facts.quality.control is not None
+    assert facts.evaluation.agreement is None
+    assert facts.evaluation.kl_to_teacher is None
+    assert any("the student has another tokenizer" in note for note in facts.evaluation.notes)
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "no token could be compared one by one" in report
+    assert len(json.loads((tmp_path / "out" / "student" / "tokenizer.json").read_text())["model"]["vocab"]) < 320

@@ -55,6 +55,8 @@ class Reader:
     """int64: which of the teacher's tokens it knows, in its order; None: the same ones."""
     dense: bool = False
     """It only gives whole logits, as an exported file does, and no states that a head would project."""
+    alike: bool = True
+    """Whether its tokens are the teacher's; those of another tokenizer are not compared one by one."""
 
 
 def ask_about_rows(
@@ -141,13 +143,25 @@ def _ask_batch(
             continue
         ours = _answer(reader, task, partner[there], device)
         _add(found[name], ours, _surprise(ours), COLUMN.nll)
-        counts = [np.bincount(side.sequences, minlength=len(chosen)) for side in (theirs, ours)]
-        alike = counts[0][there] == counts[1][: len(there)]
+        if not reader.alike:
+            continue
+        alike = _alike(ours, theirs, there, len(chosen), reader.outputs)
         one, other = alike[ours.sequences], np.isin(theirs.sequences, there[alike])
         kl, same = _compared(ours, theirs, one, other, reader.outputs)
         owners = ours.owners[one]
         for column, values in ((COLUMN.compared, np.ones(len(owners))), (COLUMN.kl, kl), (COLUMN.same, same)):
             np.add.at(found[name][:, column], owners, values)
+
+
+def _alike(ours: _Answer, theirs: _Answer, there: np.ndarray, sequences: int, outputs: Tensor | None) -> np.ndarray:
+    """Which of the model's sequences have the teacher's tokens, one by one: bool, one for each of `there`."""
+    counts = [np.bincount(side.sequences, minlength=sequences) for side in (theirs, ours)]
+    alike = counts[0][there] == counts[1][: len(there)]
+    one, other = alike[ours.sequences], np.isin(theirs.sequences, there[alike])
+    ids = ours.labels if outputs is None else outputs.to(ours.labels.device)[ours.labels]
+    wrong = (ids.cpu().numpy()[one] != theirs.labels.cpu().numpy()[other]).nonzero()[0]
+    alike[np.unique(ours.sequences[one][wrong])] = False
+    return alike
 
 
 def _answer(reader: Reader, task: Task, chosen: np.ndarray, device: str) -> _Answer:

@@ -132,7 +132,7 @@ def seeds(run: RunFacts) -> Html | None:
             value_of(metric, s.student),
             value_of(metric, s.control),
             say.percent(s.retention) if s.retention is not None else NONE,
-            say.percent(s.agreement),
+            say.percent(s.agreement) if s.agreement is not None else NONE,
             value_of(metric, s.validation),
             *(value_of(metric, s.artifacts.get(name)) for name in files),
         ]
