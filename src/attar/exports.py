@@ -14,7 +14,7 @@ from torch import nn
 from attar.errors import ExportError, ParityError
 from attar.evaluation.evaluate import score_artifact
 from attar.evaluation.exact_match import score_written
-from attar.evaluation.generate import write
+from attar.evaluation.generate import write_greedily
 from attar.evaluation.language import agreement, divergence, score_file
 from attar.evaluation.tokens import COLUMN, TEACHER, Reader, ask_about_rows
 from attar.evaluation.written import write_answers
@@ -89,8 +89,8 @@ class Exports:
             ours, theirs = _reader(opened, validation), Reader(model, validation, processor)
             found = _parity(ours, theirs, task, len(ground.splits.validation), bounds(spec))
             prompts = prompts_of(validation)
-            wanted = write(model, processor, prompts, longest=LONGEST)
-            written = compare_written(write(opened.model, opened.processor, prompts, longest=LONGEST), wanted)
+            wanted = write_greedily(model, processor, prompts, longest=LONGEST)
+            written = compare_written(write_greedily(opened.model, opened.processor, prompts, longest=LONGEST), wanted)
             runner = opened.runner
             cached = None if runner is None else compare_steps(runner, model, validation)
             return found.model_copy(update={"written": written, "cached": cached})
