@@ -15,6 +15,7 @@ from attar.plan.student import StudentFound
 from attar.plan.targets import BYTES_A_TOKEN
 from attar.plan.teacher import TeacherFound, image_size, outputs_of
 from attar.recipe import Recipe
+from attar.recipe.task import CausalLMSpec
 from attar.recipe.teacher import LocalTeacherSpec
 from attar.storage import guard
 
@@ -110,8 +111,10 @@ def _disk(
     if size is None or outputs is None or work.all_rows is None:
         return Estimate("disk", None, "bytes", "the student's size or the number of rows is not known yet", free)
     hidden = sum(teacher.plan.hidden or 0 for signal in signals.needed if signal.startswith("hidden"))
-    a_row = (outputs + hidden) * _FLOAT if outputs else work.tokens * BYTES_A_TOKEN
-    store = work.all_rows * a_row if signals.mode == "store" else 0
+    labelled = work.all_rows * (outputs + hidden) * _FLOAT
+    if isinstance(recipe.task, CausalLMSpec):
+        labelled = (work.rows or 0) * work.tokens * BYTES_A_TOKEN
+    store = labelled if signals.mode == "store" else 0
     checkpoints = size * _FLOAT * _STATE * min(work.checkpoints, 2) * work.models
     folders = size * _FLOAT * work.models + sum(size * (_FLOAT if e.precision == "fp32" else 1) for e in recipe.export)
     fitted = _fits(recipe) * (teacher.plan.bytes or 0)
