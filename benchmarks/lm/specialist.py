@@ -34,6 +34,7 @@ from attar.evaluation.metrics import mean_of
 from attar.evaluation.statistics import bootstrap_difference, bootstrap_metric, bootstrap_ratio, resample
 from attar.evaluation.written import same_answer
 from attar.facts import RunFacts
+from attar.hashing import hash_file
 from attar.recipe import Recipe
 from attar.recipe.load import load_recipe, recipe_from
 from attar.students.vocabulary import reduce_vocabulary
@@ -154,13 +155,13 @@ def compare(
 
 def ask(way: str, place: Path, seed: int, task: CausalLM, train: Dataset, test: Dataset, say: Say) -> np.ndarray:
     """Bool [N]: the test rows that a seed's file answers rightly; asked once, then read."""
-    done = place / "answers" / f"{way.replace(', ', '-')}-{seed}.npy"
-    if done.is_file():
-        return cast("np.ndarray", np.load(done))
     run = place / way.partition(",")[0]
     files = sorted((run / "seeds" / str(seed) / "export").glob("*/model.gguf")) or sorted(
         (run / "export").glob("*/model.gguf")
     )
+    done = place / "answers" / f"{way.replace(', ', '-')}-{hash_file(files[0])}.npy"
+    if done.is_file():
+        return cast("np.ndarray", np.load(done))
     with quiet():
         model, tokenizer = read_gguf(files[0])
         processor = ready(tokenizer, str(files[0]), None)
@@ -199,7 +200,7 @@ def table(found: dict[str, Any]) -> str:
 def _quick(recipe: Recipe, place: Path) -> Recipe:
     """The same path with a teacher of some kilobytes, whose tokenizer knows the rows, and few rows and steps."""
     fields: dict[str, Any] = recipe.model_dump(mode="json")
-    fields["data"] |= {"max_train_rows": 64, "max_held_out_rows": 16}
+    fields["data"] |= {"max_train_rows": 64, "max_held_out_rows": 16, "transfer": []}  # it ends no answer of its own
     fields["task"]["generation"] = {"max_tokens": 48, "watched_rows": 8}
     fields["teacher"] |= {"model": str(place / "teacher"), "fitting": {"epochs": 1, "learning_rate": 0.003}}
     fields["student"] |= {"layers": 1}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attar.errors import EXIT_CODES, AttarError, BudgetMissed, RecipeError
+from attar.errors import EXIT_CODES, AttarError, BudgetMissed, OutOfMemory, RecipeError
 from attar.version import __version__
 
 if TYPE_CHECKING:
@@ -296,11 +296,23 @@ def _run() -> None:
     except typer.Abort:
         raise SystemExit(_INTERRUPTED) from None
     except Exception as error:
+        if _ran_out(error):
+            raise SystemExit(OutOfMemory.exit_code) from None
         show = getattr(error, "show", None)
         if show is None:
             raise
         show()
         raise SystemExit(getattr(error, "exit_code", 2)) from None
+
+
+def _ran_out(error: Exception) -> bool:
+    """Tell of a lack of memory outside of a run's stages."""
+    from attar.shortage import ran_out, told
+
+    if not ran_out(error):
+        return False
+    _complain(told(error, "attar", "Close other programs, or use a machine with more memory."))
+    return True
 
 
 def _apart(runs: list[Path]) -> list[str]:

@@ -130,7 +130,10 @@ class EvaluationFacts(Facts):
     quality: QualityFacts
     retention: Interval | None
     kd_gain: Interval | None
-    agreement: Interval = Field(description="Share of test rows where student and teacher give the same answer.")
+    agreement: Interval | None = Field(
+        description="Share of test rows (language models: tokens) where student and teacher give the same answer; None "
+        "where their tokenizers cut every text otherwise."
+    )
     kl_to_teacher: float | None = Field(default=None, description="Mean KL(teacher || student) on test, nats.")
     mcnemar_p: float | None = Field(default=None, description="Exact McNemar test, student against control.")
     calibration: CalibrationFacts | None
@@ -145,6 +148,25 @@ class EvaluationFacts(Facts):
     notes: list[str] = []
 
 
+class StepFacts(Facts):
+    """How an exported decoder answers token by token, through its cache, against the checkpoint asked at once."""
+
+    max_abs: float
+    agreement: float
+    kl: float
+    n: int = Field(description="Tokens.")
+
+
+class ContinuedFacts(Facts):
+    """What an exported language model writes after prompts, its likeliest token each time, against the checkpoint."""
+
+    prompts: int
+    tokens: int
+    same: float = Field(description="Share of the tokens that are the checkpoint's, place by place.")
+    unchanged: int = Field(description="Prompts after which both write the same to the end.")
+    first_difference: int | None = Field(description="Earliest place, from 0, where they differ; None: nowhere.")
+
+
 class ParityFacts(Facts):
     """How an exported file answers against the checkpoint, on real rows."""
 
@@ -154,6 +176,9 @@ class ParityFacts(Facts):
     n: int
     bound_max_abs: float | None
     bound_agreement: float | None
+    cached: StepFacts | None = Field(default=None, description="Of a decoder with a cache; the bounds hold here too.")
+    written: ContinuedFacts | None = Field(default=None, description="Of language models.")
+    bound_written: float | None = Field(default=None, description="Least share of tokens written as the checkpoint's.")
 
 
 class ArtifactFacts(Facts):
@@ -310,6 +335,7 @@ class TrainingFacts(Facts):
     epochs: float
     rows_per_second: float = Field(description="Rows, or learned tokens, a second: see `counted`.")
     counted: Literal["rows", "tokens"] = "rows"
+    packed: bool = Field(default=False, description="Whether a language model read its batches without their padding.")
     seconds: float
     curve: list[dict[str, float]] = Field(description="Logged points: step, loss, each term, validation metric.")
     best_step: int
@@ -333,7 +359,7 @@ class SeedFacts(Facts):
     student: float | None
     control: float | None
     retention: float | None
-    agreement: float
+    agreement: float | None
     validation: float | None
     artifacts: dict[str, float] = Field(default={}, description="Quality of each exported file, by kind and precision.")
 

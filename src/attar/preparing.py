@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 from pydantic import BaseModel
 
+from attar.answered import with_answers
 from attar.bench.size import count_params, weight_bytes
 from attar.data.load import load_data
 from attar.data.splits import Splits
@@ -20,7 +21,7 @@ from attar.facts import ModelFacts, PolicyFacts, SourceFacts
 from attar.fine_tuning import tune_teacher
 from attar.ground import Ground, Handed, Objective, Progress, Say
 from attar.hashing import hash_bytes, hash_file, hash_value
-from attar.heads import verify_head
+from attar.heads import head_width, verify_head
 from attar.identity import hash_module, hash_processor
 from attar.judges import shared_by
 from attar.language_store import label_language, open_language, targets_of_store
@@ -39,6 +40,7 @@ from attar.stages import Stages
 from attar.students.student import Student
 from attar.tasks import CausalLM, make_task
 from attar.tasks.base import Encoded, Task
+from attar.tasks.vocabularies import shared_outputs
 from attar.teachers.fitted import FittedFacts, load_fitted
 from attar.teachers.fitting import fit_teacher
 from attar.teachers.labelling import label, store_folder
@@ -72,6 +74,7 @@ def prepare(
     task = make_task(recipe.task, splits.labels if named else _teacher_labels(recipe, handed))
     ground = _with_teacher(recipe, out, task, splits, stages, handed, progress)
     ground.sources[0] = ground.sources[0].model_copy(update={"licence": policy.licence})
+    ground.splits = splits = with_answers(ground, stages, progress)
     student = ground.student(recipe.training.seed)
     if handed.student is not None or isinstance(recipe.student, PretrainedSpec):
         ground.start = (hash_module(student.model), hash_processor(student.processor))
@@ -98,6 +101,7 @@ def _language(ground: Ground, student: Student, stages: Stages, progress: Progre
     assert ground.teacher is not None
     for model, processor in ((ground.teacher.model.model, ground.processor), (student.model, student.processor)):
         verify_head(model, made_up_row(processor, task))
+    _require_one_language(ground, student)
     outputs, spec = shared_by(ground, student.model, student.processor), ground.recipe.teacher
     rollouts = ground.recipe.rollouts
     if rollouts is not None and rollouts.source == "vllm" and outputs is not None:
@@ -114,6 +118,15 @@ def _language(ground: Ground, student: Student, stages: Stages, progress: Progre
     parts = [part for part in (splits.train, splits.transfer, splits.validation, splits.test) if part is not None]
     ground.truncated = sum(task.encode(part, ground.processor).truncated for part in parts)
     return ground
+
+
+def _require_one_language(ground: Ground, student: Student) -> None:
+    """Raise PlanError where objectives compare token by token what two tokenizers cut otherwise."""
+    terms = ground.terms(student, ground.objectives, ground.recipe.training.seed)
+    if terms.one_by_one and ground.reads_otherwise(student.processor):
+        widths = {"student_width": head_width(student.model), "teacher_width": 0}
+        shared_outputs(student.processor, ground.processor, **widths)
+    shared_by(ground, student.model, student.processor)
 
 
 def _choose(ground: Ground, student: Student, stages: Stages) -> LayerMaps:
@@ -219,11 +232,13 @@ def _local_teacher(
 
     def work() -> FittedFacts:
         if isinstance(task, CausalLM):
-            return tune_teacher(spec, task, rows, folder, training, device=device, progress=progress)
+            return tune_teacher(
+                spec, task, rows, folder, training, device=device, progress=progress, ranks=stages.ranks
+            )
         return fit_teacher(spec, task, rows, folder, device=device, progress=progress)
 
     shaped_by += [training.precision] if isinstance(task, CausalLM) else []
-    stages.run("teacher", shaped_by, [folder], FittedFacts, work)
+    stages.run("teacher", shaped_by, [folder], FittedFacts, work, together=isinstance(task, CausalLM))
     return load_fitted(folder, task, trust_remote_code=spec.trust_remote_code)
 
 

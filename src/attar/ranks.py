@@ -108,7 +108,10 @@ def _meet(timeout: timedelta) -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "cpu:gloo,cuda:nccl"
     try:
-        dist.init_process_group(backend, timeout=timeout)
+        store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+        # torchrun keeps one store over its restarts: what an earlier attempt wrote there leads to dead processes.
+        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        dist.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=size)
     except (ValueError, RuntimeError) as error:
         raise TrainingError(
             f"WORLD_SIZE says that {world()} processes work together, but they do not find each other: {error}. Start "

@@ -175,8 +175,9 @@ def _ask_tokens(model: nn.Module, inputs: dict[str, Tensor], wanted: Wanted, pos
     attention: dict[AttentionKey, Tensor] = {}
     if wanted.attention:
         (last, states), attention = ask_with_taps(
-            model, inputs, wanted.attention, lambda whole, given: body_states(whole, given, hidden=bool(wanted.hidden))
-        )
+            model, inputs, wanted.attention,
+            lambda whole, given: body_states(whole, given, hidden=bool(wanted.hidden), pack=False),
+        )  # fmt: skip
     else:
         last, states = body_states(model, inputs, hidden=bool(wanted.hidden))
     logits = project(model, last.flatten(0, 1)[positions]) if wanted.logits else None

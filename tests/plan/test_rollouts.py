@@ -16,6 +16,7 @@ from attar.recipe.rollouts import RolloutsSpec
 from plan.samples import recipe_data
 
 VLLM = {"source": "vllm", "url": "http://localhost:8000", "model": "teacher"}
+ALL = {"kind": "from_teacher", "layers": 2, "vocabulary": {"keep": "all"}}
 
 
 def noted(tmp_path: Path, rollouts: dict[str, Any], **changes: Any) -> Notes:
@@ -44,6 +45,7 @@ def problem_of(tmp_path: Path, rollouts: dict[str, Any], **changes: Any) -> str:
         ({}, {"task": {"kind": "text_classification"}}, "rollouts: answers are written by language models, but task."),
         ({}, {"task": {"kind": "causal_lm"}}, "plain texts hold no prompts that could be answered. Set task.prompt"),
         ({}, {"task": {"kind": "causal_lm", "prompt": "q", "learn": "all"}}, "task.learn: with `all`, prompts cannot"),
+        ({}, {"training": {"parallel": "fsdp"}}, "training.parallel: with fsdp no process holds the whole student"),
         ({"max_new_tokens": 200}, {}, "max_new_tokens: 200 leaves no room for a prompt in task.max_length 200"),
         ({}, {"teacher": {"kind": "local", "model": "m", "signals": "store"}},
          "rollouts.fraction: rollouts.fraction > 0 wants teacher.signals: live"),
@@ -51,6 +53,7 @@ def problem_of(tmp_path: Path, rollouts: dict[str, Any], **changes: Any) -> str:
         ({}, {"objectives": [{"kind": "hard_labels"}]}, "objectives: no objective learns from the teacher alone"),
         ({"fraction": 1.0, "cold_start": 0.0}, {"objectives": [{"kind": "jsd"}, {"kind": "hard_labels"}]},
          "rollouts.fraction: in every step the student writes, so hard_labels never has a label"),
+        (VLLM, {"objectives": [{"kind": "contrastive_skew"}], "student": ALL}, "that is skew_kl. Use it"),
         (VLLM, {"student": {"kind": "from_teacher", "layers": 2}}, "vocabulary.keep: the served teacher writes"),
     ],
 )  # fmt: skip
@@ -75,8 +78,7 @@ def test_what_should_be_heard_is_told(tmp_path: Path, rollouts: dict[str, Any], 
 
 def test_a_served_teacher_may_write_for_labels_alone(tmp_path: Path) -> None:
     """Sequence-level distillation: the text is the teacher's, so its tokens are labels."""
-    student = {"kind": "from_teacher", "layers": 2, "vocabulary": {"keep": "all"}}
-    notes = noted(tmp_path, VLLM, student=student, objectives=[{"kind": "hard_labels"}])
+    notes = noted(tmp_path, VLLM, student=ALL, objectives=[{"kind": "hard_labels"}])
     notes.finish()
     assert not notes.warnings
 

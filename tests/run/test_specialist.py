@@ -11,8 +11,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 
 import attar
@@ -26,6 +28,8 @@ from attar.recipe import Recipe
 from attar.recipe.load import load_recipe
 from attar.tasks.causal_lm import CausalLM
 from attar.training.callbacks import Bar
+from attar.training.collate import Collator
+from attar.training.rows import Batch, TrainingRows
 from tiny_language import save_language_model, tiny_bpe, tiny_llama
 
 FITTING = {"epochs": 12, "batch_size": 8, "learning_rate": 0.01}
@@ -151,6 +155,8 @@ def test_fine_tuning_goes_on_where_it_was_killed(tmp_path: Path) -> None:
 import os, signal
 from pathlib import Path
 from attar.training.callbacks import Bar
+from attar.training.collate import Collator
+from attar.training.rows import Batch, TrainingRows
 def die(self, args, state, control, **_):
     if state.global_step == 20:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -176,6 +182,49 @@ fine_tuned(load_recipe(Path({str(tmp_path / "recipe.yaml")!r})), Path({str(tmp_p
     resumed = load_file(tmp_path / "cut" / "model" / "model.safetensors")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert not (tmp_path / "cut.checkpoints").exists()
+
+
+def test_the_teacher_answers_prompts_that_nobody_has_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attar.answered._PART", 4)
+    new = [f"{who} {does} the tree" for who in ("fox", "bee", "ant") for does in ("sees", "has")]
+    (tmp_path / "more").mkdir()
+    cells = [json.dumps({"text": prompt}) for prompt in ["cat sees the  MOON", *new, new[0]]]
+    (tmp_path / "more" / "train.jsonl").write_text("\n".join(cells), encoding="utf-8")
+    transfer = [{"kind": "unlabelled", "source": str(tmp_path / "more")}]
+    path = make(tmp_path, data={"source": str(tmp_path / "rows"), "transfer": transfer})
+    facts = attar.distill(path, tmp_path / "out")
+    (folder,) = (tmp_path / "out" / "store" / "answered").iterdir()
+    written = [one for file in sorted(folder.iterdir()) for one in json.loads(file.read_text())]
+    assert [file.name for file in sorted(folder.iterdir())] == ["000000000.json", "000000004.json"]
+    assert len(written) == 7, "a prompt that the data answers is no prompt to answer"
+    assert facts.data.rows["transfer"] == sum(ended for _, ended in written)
+    assert any(note.startswith("transfer: the teacher answered 7 prompts") for note in facts.data.notes)
+    task = CausalLM(load_recipe(path).task)  # type: ignore[arg-type]
+    model, tokenizer = task.load_model(tmp_path / "out/store/teacher/model"), task.load_processor(tmp_path / "teacher")
+    (said,) = complete(model, tokenizer, [task.prompt_ids(new[0], tokenizer)], longest=30)
+    assert [said.text, said.ended] == written[0]
+    stages = {stage.name: stage for stage in attar.distill(path, tmp_path / "out").stages}
+    assert all(stage.cached for name, stage in stages.items() if name != "data")
+    sorted(folder.iterdir())[1].unlink()
+    stages = {stage.name: stage for stage in attar.distill(path, tmp_path / "out").stages}
+    assert not stages["answered"].cached
+    assert stages["0/student"].cached, "the same answers came of it"
+
+
+def test_what_the_teacher_wrote_is_no_label(tmp_path: Path) -> None:
+    task = CausalLM(load_recipe(make(tmp_path)).task)  # type: ignore[arg-type]
+    tokenizer = task.load_processor(tmp_path / "teacher")
+    rows = Dataset.from_dict({"prompt": ["cat", "dog"], "text": ["{}", "{}"], "origin": ["train", "unlabelled"]})
+    encoded = task.encode(rows, tokenizer)
+    collate = Collator(
+        TrainingRows(encoded, tokenizer), task, seed=0, token_dropout=0, subword_dropout=0, mixup=0, in_place=False
+    )
+    made = collate(Batch(np.array([1, 0]), 0, 0))
+    half = len(made["labels"]) // 2
+    assert made["labels"][:half].tolist() == [-100] * half
+    assert (made["labels"][half:] >= 0).all()
+    assert len(made["positions"]) == 2 * half, "it is told all the same: objectives on the teacher keep it"
+    assert task.encode(rows.remove_columns("origin"), tokenizer).taught is None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Whole runs of language models on stored signals: labelled once, read by several students, opened elsewhere."""
+"""Whole runs of language models on stored signals: labelled once, read by several, opened elsewhere, refused."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from attar.recipe.objectives import (
+    ContrastiveSkewSpec,
     ForwardKLSpec,
     HardLabelsSpec,
     HiddenSpec,
@@ -28,13 +29,14 @@ from attar.recipe.objectives import (
 from attar.recipe.task import CausalLMSpec
 from attar.tasks.causal_lm import CausalLM
 from attar.tasks.sequences import Sequences, prompt_lengths
-from attar.training.rollouts import Turns
-from attar.training.rows import Batch, LiveTeacher, TrainingRows
+from attar.training.rollouts import Turns, make_rollouts
+from attar.training.rows import Batch, Batches, LiveTeacher, TrainingRows
 from tiny_language import tiny_llama
 from training.parts import same_bits
 from training.rollout_parts import (
     ENCODED,
     REVERSE,
+    TASK,
     TOKENIZER,
     first_step,
     rollouts,
@@ -110,6 +112,36 @@ ORACLES: list[tuple[Any, Callable[[Tensor, Tensor], Tensor]]] = [
     (SkewReverseKLSpec(kind="skew_reverse_kl", alpha=0.1), lambda p, q: mixed(q, p, 0.1)),
     (JSDSpec(kind="jsd", beta=0.3), lambda p, q: 0.3 * mixed(p, q, 0.3) + 0.7 * mixed(q, p, 0.7)),
 ]
+
+
+def test_contrastive_skew_knows_whose_text_it_is(tmp_path: Path) -> None:
+    """On the data's answers its value is skew_kl's, on the student's own skew_reverse_kl's; in one training."""
+    trainer = trainer_of(
+        tmp_path, ContrastiveSkewSpec(kind="contrastive_skew"), SkewKLSpec(kind="skew_kl"),
+        SkewReverseKLSpec(kind="skew_reverse_kl"), written=rollouts(cold_start=0.5),
+    )  # fmt: skip
+    for epoch, sibling in ((0, "skew_kl"), (1, "skew_reverse_kl")):
+        trainer.batches.set_epoch(epoch)
+        (sample,) = first_step(trainer)
+        _, values = trainer.distil(**sample)
+        torch.testing.assert_close(values["contrastive_skew"], values[sibling])
+    assert float(values["skew_kl"]) != pytest.approx(float(values["skew_reverse_kl"]), rel=1e-3)
+
+
+def test_processes_write_other_answers_to_one_prompt(tmp_path: Path) -> None:
+    same = replace(
+        ENCODED, inputs={"input_ids": [ENCODED.inputs["input_ids"][0]] * 24}, learned=[ENCODED.learned[0]] * 24,
+        lengths=ENCODED.lengths[:1].repeat(24), labels=ENCODED.labels[:1].repeat(24),
+    )  # fmt: skip
+    said: list[list[list[int]]] = []
+    for rank in range(2):
+        batches = Batches(same.lengths, batch_size=6, accumulate=1, seed=0, world=2, rank=rank)
+        made = make_rollouts(rollouts(), student(), rows_of(terms_of(), same), TASK, batches, 6, tmp_path, "k")
+        assert made is not None
+        (sample,) = made.fill([{"batch": next(iter(batches))}])
+        said.append(list(answers_in(sample).values()))
+    assert len(said[0]) == len(said[1]) == 6
+    assert said[0] != said[1]
 
 
 @pytest.mark.parametrize(("spec", "oracle"), ORACLES, ids=lambda one: getattr(one, "kind", ""))
@@ -290,6 +322,15 @@ def test_states_of_written_tokens_are_compared_too(tmp_path: Path) -> None:
     before = student().state_dict()
     after, _ = trained(tmp_path, HiddenSpec(kind="hidden", pool="none"), REVERSE, written=rollouts(), max_steps=2)
     assert any(not torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_padded_and_packed_batches_write_and_learn_the_same(tmp_path: Path) -> None:
+    (padded, one), (packed, two) = (
+        trained(tmp_path / how, written=rollouts(), packing=how, max_steps=3) for how in ("padded", "packed")
+    )
+    assert (one.packed, two.packed) == (False, True)
+    for name, value in padded.items():
+        torch.testing.assert_close(packed[name], value, msg=name, rtol=1e-3, atol=1e-5)
 
 
 def test_workers_of_the_data_loader_change_nothing(tmp_path: Path) -> None:

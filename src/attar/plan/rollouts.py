@@ -8,7 +8,7 @@ from attar.errors import MissingExtra
 from attar.plan.notes import Notes
 from attar.plan.objectives import signals_mode
 from attar.recipe import Recipe
-from attar.recipe.objectives import ObjectiveSpec, PythonSpec, largest
+from attar.recipe.objectives import ContrastiveSkewSpec, ObjectiveSpec, PythonSpec, largest
 from attar.recipe.places import Path
 from attar.recipe.rollouts import RolloutsSpec
 from attar.recipe.task import CausalLMSpec
@@ -19,6 +19,8 @@ _HERE: Path = ("rollouts",)
 def check_rollouts(recipe: Recipe, notes: Notes) -> None:
     """Whether answers can be written, scored by the teacher, and learned from."""
     spec, task = recipe.rollouts, recipe.task
+    if spec is None or spec.source != "student":
+        _one_sided(recipe, notes)
     if spec is None:
         return
     if not isinstance(task, CausalLMSpec):
@@ -36,8 +38,22 @@ def check_rollouts(recipe: Recipe, notes: Notes) -> None:
             (*_HERE, "fraction"),
             f"rollouts.fraction > 0 wants {want}: what is written during the training was never scored before.",
         )
+    if recipe.training.parallel == "fsdp":
+        notes.problem(
+            ("training", "parallel"), "with fsdp no process holds the whole student, which is to write. Use ddp."
+        )
     if spec.source == "vllm":
         _served(recipe, notes)
+
+
+def _one_sided(recipe: Recipe, notes: Notes) -> None:
+    for number, objective in enumerate(recipe.objectives):
+        if isinstance(objective, ContrastiveSkewSpec):
+            notes.problem(
+                ("objectives", number, "kind"),
+                '"contrastive_skew" compares text of the data with text that the student writes, and it writes none '
+                "here: that is skew_kl. Use it, or set rollouts.fraction with source: student.",
+            )
 
 
 def _prompts(spec: RolloutsSpec, task: CausalLMSpec, notes: Notes) -> None:

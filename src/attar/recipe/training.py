@@ -23,6 +23,11 @@ class TrainingSpec(Spec):
         default="cosine", description="Learning rate after warm-up."
     )
     clip: NonNegative = Field(default=1.0, description="Largest gradient norm; 0 does not clip.")
+    packing: Literal["auto", "packed", "padded"] = Field(
+        default="auto",
+        description="Language models: `packed` reads the sequences of a batch end to end, each attending to itself "
+        "alone, and does no work on padding; `auto`: where the models can; `padded`: never. The loss is the same.",
+    )
     mixup: NonNegative = Field(
         default=0.0, description="Beta parameter of mixup (images); the teacher sees the mixed input."
     )

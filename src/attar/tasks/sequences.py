@@ -23,6 +23,8 @@ class Sequences(Encoded):
     """bool, one array a sequence: which tokens are learned. Never the first, which nothing stands before."""
     owners: np.ndarray
     """int64 [N]: the row of the data that a sequence comes from; ascending. Long texts become several."""
+    taught: np.ndarray | None = None
+    """bool [N]: sequences whose learned tokens are the teacher's words, and no labels; None: there are none."""
 
 
 def sequence_keys(keys: Sequence[str], encoded: Sequences) -> list[str]:
