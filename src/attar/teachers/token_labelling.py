@@ -1,8 +1,8 @@
 """Labelling of language models: the teacher reads each sequence once, and what it says of learned tokens is stored.
 
 Only places before learned tokens are projected, a few at a time, and what is said of them is cut down before the next
-ones are projected: no more than a block of logits is ever held. What is drawn at random hangs on the sequence's content
-key and the token's place in it, so that batches, and a run that was killed, change nothing. Shape letters: R learned
+ones are projected: no more than a block of logits is ever held. What is drawn at random hangs on the sequence's tokens
+and the token's place among them, so that batches, and a run that was killed, change nothing. Shape letters: R learned
 tokens, V tokens of the vocabulary.
 """
 
