@@ -182,10 +182,12 @@ class Ground:
         assert self.store is not None, "signals are made before they are read"
         return self.store.reader(self.task.content_keys(rows), wanted)
 
-    def token_reader(self, rows: Dataset, encoded: Sequences) -> StoreReader:
-        """What is stored of each learned token, by sequence of `rows` as the student reads them."""
+    def token_reader(self, encoded: Sequences, outputs: Tensor | None) -> StoreReader:
+        """What is stored of each learned token of sequences as the student reads them; `outputs`: its tokens among the
+        teacher's.
+        """
         assert isinstance(self.store, TokenStore), "signals are made before they are read"
-        return self.store.token_reader(sequence_keys(self.task.content_keys(rows), encoded), encoded.labels)
+        return self.store.token_reader(sequence_keys(encoded, None if outputs is None else outputs.numpy()))
 
     def teacher_logits(self, rows: Dataset) -> np.ndarray:
         """The teacher's logits [N, C], from the store."""

@@ -140,7 +140,7 @@ def _train(
             TrainingRows(
                 student=encoded,
                 processor=student.processor,
-                signals=_stored(ground, encoded, terms.wanted_teacher) if needs and not live else None,
+                signals=_stored(ground, student, encoded, terms.wanted_teacher) if needs and not live else None,
                 live=_live(ground, student, encoded, terms, pair) if live else None,
             ),
             spec,
@@ -163,9 +163,9 @@ def _train(
     return stages.run(f"{seed}/{role}", shaped_by, [place], TrainingFacts, work, together=True)
 
 
-def _stored(ground: Ground, encoded: Encoded, wanted: Wanted) -> StoreReader:
+def _stored(ground: Ground, student: Student, encoded: Encoded, wanted: Wanted) -> StoreReader:
     if isinstance(encoded, Sequences):
-        return ground.token_reader(ground.rows, encoded)
+        return ground.token_reader(encoded, shared_by(ground, student.model, student.processor))
     return ground.reader(ground.rows, wanted)
 
 

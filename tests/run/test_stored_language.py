@@ -139,7 +139,7 @@ def test_other_rows_than_those_labelled_are_told(labelled: Path, tmp_path: Path)
     path = recipe(tmp_path, task={"kind": "causal_lm", "prompt": "prompt", "max_length": 32}, chat=True)
     file = tmp_path / "rows" / "train.jsonl"
     file.write_text(file.read_text().replace("cat", "cow"))
-    with pytest.raises(StoreError, match=r"rows are not in this store.*attar label RECIPE"):
+    with pytest.raises(StoreError, match=r"sequences are not in this store.*attar label RECIPE"):
         attar.distill(change(path, teacher=teacher), tmp_path / "out")
 
 

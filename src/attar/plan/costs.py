@@ -132,8 +132,10 @@ def _disk(
     if size is None or outputs is None or work.all_rows is None:
         return Estimate("disk", None, "bytes", "the student's size or the number of rows is not known yet", free)
     hidden = sum(teacher.plan.hidden or 0 for signal in signals.needed if signal.startswith("hidden"))
-    a_row = (outputs + hidden) * _FLOAT if outputs else work.tokens * BYTES_A_TOKEN
-    store = work.all_rows * a_row if signals.mode == "store" else 0
+    labelled = work.all_rows * (outputs + hidden) * _FLOAT
+    if isinstance(recipe.task, CausalLMSpec):
+        labelled = (work.rows or 0) * work.tokens * BYTES_A_TOKEN
+    store = labelled if signals.mode == "store" else 0
     checkpoints = 0 if _frozen(recipe) else size * _FLOAT * _STATE * min(work.checkpoints, 2) * work.models
     folders = size * _FLOAT * work.models + sum(size * _BYTES.get(e.precision, 1.0) for e in recipe.export)
     fitted = _fits(recipe) * (teacher.plan.bytes or 0)
