@@ -8,42 +8,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
+
+from attar.measures import Facts, Interval, Measurement, ParityFacts
 
 SCHEMA_VERSION = 1
-
-
-class Facts(BaseModel):
-    """Base of all records: frozen, no unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Interval(Facts):
-    """A statistic with its bootstrap interval."""
-
-    value: float
-    lo: float
-    hi: float
-    n: int = Field(description="Rows that it rests on (per seed).")
-    seeds: int = Field(default=1, description="Training seeds that it rests on.")
-    confidence: float = 0.95
-    method: str = Field(default="paired bootstrap over rows", description="How lo and hi were found.")
-
-
-class Measurement(Facts):
-    """A measured physical quantity: median of n repeats with its spread, and its conditions."""
-
-    value: float
-    unit: str
-    n: int
-    lo: float = Field(description="Smallest repeat.")
-    hi: float = Field(description="Largest repeat.")
-    p95: float | None = None
-    device: str = "cpu"
-    threads: int = 1
-    dtype: str = "float32"
-    method: str = Field(description="What was timed, with which runtime and which row.")
 
 
 class ModelFacts(Facts):
@@ -134,48 +103,15 @@ class EvaluationFacts(Facts):
     kl_to_teacher: float | None = Field(default=None, description="Mean KL(teacher || student) on test, nats.")
     mcnemar_p: float | None = Field(default=None, description="Exact McNemar test, student against control.")
     calibration: CalibrationFacts | None
-    classes: list[ClassFacts] = []
-    slices: list[ClassFacts] = []
-    confusions: list[ConfusionFacts] = []
-    examples: list[ExampleFacts] = []
+    classes: list[ClassFacts] = Field(default=[])
+    slices: list[ClassFacts] = Field(default=[])
+    confusions: list[ConfusionFacts] = Field(default=[])
+    examples: list[ExampleFacts] = Field(default=[])
     perplexity: dict[str, float] = Field(
         default={}, description="By model, of language models that are judged by what they write."
     )
     written: dict[str, WrittenFacts] = Field(default={}, description="By model, likewise.")
-    notes: list[str] = []
-
-
-class StepFacts(Facts):
-    """How an exported decoder answers token by token, through its cache, against the checkpoint asked at once."""
-
-    max_abs: float
-    agreement: float
-    kl: float
-    n: int = Field(description="Tokens.")
-
-
-class ContinuedFacts(Facts):
-    """What an exported language model writes after prompts, its likeliest token each time, against the checkpoint."""
-
-    prompts: int
-    tokens: int
-    same: float = Field(description="Share of the tokens that are the checkpoint's, place by place.")
-    unchanged: int = Field(description="Prompts after which both write the same to the end.")
-    first_difference: int | None = Field(description="Earliest place, from 0, where they differ; None: nowhere.")
-
-
-class ParityFacts(Facts):
-    """How an exported file answers against the checkpoint, on real rows."""
-
-    max_abs: float
-    agreement: float
-    kl: float | None = None
-    n: int
-    bound_max_abs: float | None
-    bound_agreement: float | None
-    cached: StepFacts | None = Field(default=None, description="Of a decoder with a cache; the bounds hold here too.")
-    written: ContinuedFacts | None = Field(default=None, description="Of language models.")
-    bound_written: float | None = Field(default=None, description="Least share of tokens written as the checkpoint's.")
+    notes: list[str] = Field(default=[])
 
 
 class ArtifactFacts(Facts):
@@ -261,7 +197,7 @@ class PolicyFacts(Facts):
     distribute: bool = Field(
         default=True, description="False: the terms forbid handing the student on; `attar push` refuses."
     )
-    notices: list[str] = []
+    notices: list[str] = Field(default=[])
     disclaimer: str = "A record of what was read, not legal advice."
 
 
@@ -295,7 +231,7 @@ class DataFacts(Facts):
     overlap_removed: int = Field(description="Training rows that also stand in validation or test; removed.")
     duplicates: int = Field(default=0, description="Rows that stand more than once within train; kept.")
     truncated: int = Field(default=0, description="Rows longer than the limit; cut.")
-    notes: list[str] = []
+    notes: list[str] = Field(default=[])
 
 
 class BalanceFacts(Facts):
@@ -406,5 +342,5 @@ class RunFacts(Facts):
     lineage: LineageFacts
     stages: list[StageFacts]
     signals: SignalsFacts | None = Field(default=None, description="None: written by an attar that did not tell.")
-    seeds: list[SeedFacts] = []
-    warnings: list[str] = []
+    seeds: list[SeedFacts] = Field(default=[])
+    warnings: list[str] = Field(default=[])

@@ -15,7 +15,7 @@ from torch import nn
 
 from attar.answers import agreement, mean_kl
 from attar.export.decoding import DecoderRunner
-from attar.facts import ContinuedFacts, StepFacts
+from attar.measures import ContinuedFacts, StepFacts
 from attar.tasks.sequences import Sequences
 
 Array = NDArray[Any]

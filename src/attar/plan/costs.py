@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from attar.plan.budget import BYTES
 from attar.plan.notes import Notes
 from attar.plan.result import Estimate, SignalsPlan
 from attar.plan.rows import RowsFound
@@ -113,7 +114,7 @@ def _disk(
     a_row = (outputs + hidden) * _FLOAT if outputs else work.tokens * BYTES_A_TOKEN
     store = work.all_rows * a_row if signals.mode == "store" else 0
     checkpoints = size * _FLOAT * _STATE * min(work.checkpoints, 2) * work.models
-    folders = size * _FLOAT * work.models + sum(size * (_FLOAT if e.precision == "fp32" else 1) for e in recipe.export)
+    folders = size * _FLOAT * work.models + sum(int(size * BYTES[e.precision]) for e in recipe.export)
     fitted = _fits(recipe) * (teacher.plan.bytes or 0)
     parts = {"signals": store, "checkpoints": checkpoints, "models": folders + fitted}
     basis = ", ".join(f"{name} {part / 1e6:.0f} MB" for name, part in parts.items())
