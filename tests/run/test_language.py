@@ -6,15 +6,21 @@ import json
 import math
 from copy import deepcopy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaForCausalLM
 
 import attar
+from attar.bench.measure import Latencies, Subject
+from attar.bench.protocol import Load
+from attar.bench.worker import prepare
 from attar.errors import ParityError, PlanError
 from attar.export.gguf import write_gguf
+from attar.facts import Measurement
 from attar.finished import answer, score_on
 from attar.recipe.task import CausalLMSpec
 from attar.tasks.causal_lm import CausalLM
@@ -90,7 +96,22 @@ def test_a_language_model_is_distilled_judged_and_reported(tmp_path: Path) -> No
     assert all(stage.cached for stage in again.stages if stage.name not in {"data"})
 
 
-def test_an_onnx_decoder_is_exported_compared_and_asked(tmp_path: Path) -> None:
+def one_call(subjects: dict[str, Subject]) -> Latencies:
+    """In the place of the measuring processes: each file takes what it would be measured with, once."""
+    found = Latencies()
+    for name, subject in subjects.items():
+        if subject.kind == "onnx":
+            with TemporaryDirectory() as folder:
+                file = Path(folder) / "inputs.npz"
+                np.savez(file, **{key: np.asarray(part) for key, part in subject.inputs.items()})
+                call, runtime = prepare(Load(kind="onnx", path=subject.path, inputs=file, threads=1))
+                call()
+            found.measured[name] = Measurement(value=1.0, unit="ms", n=1, lo=1.0, hi=1.0, method=runtime)
+    return found
+
+
+def test_an_onnx_decoder_is_exported_compared_and_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attar.certify.latency", one_call)
     export = [{"kind": "onnx", "precision": precision} for precision in ("fp32", "int8")]
     export.append({"kind": "onnx", "precision": "int4", "min_agreement": 0.5})
     files = {"fp32": "model", "int8": "model_quantized", "int4": "model_q4"}

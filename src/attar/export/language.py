@@ -28,8 +28,9 @@ CARD = "attar.json"
 Spec = GGUFSpec | OnnxSpec
 MIN_AGREEMENT = {"fp32": 0.999, "fp16": 0.99, "f16": 0.99, "int8": 0.9, "q8_0": 0.95, "int4": 0.75, "q4_0": 0.75}
 """Default bound on the share of tokens for which file and checkpoint have the same likeliest one."""
-MAX_ABS = {"fp32": 1e-3}
-"""Default bound on the largest difference of a logit, for precisions that should change none."""
+MAX_ABS = {"fp32": 1e-2}
+"""Default bound on the largest difference of a logit, for precisions that should change none: of 1,313 tokens of
+SmolLM2-135M, 30 layers, one differs by 9.4e-4."""
 MIN_WRITTEN = {"fp32": 0.9}
 """Default bound on the share of written tokens that are the checkpoint's: two equal models part at a near tie only, but
 from there on all is different."""

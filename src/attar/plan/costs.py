@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from attar.plan.budget import BYTES
 from attar.plan.lengths import Lengths
 from attar.plan.notes import Notes
 from attar.plan.result import Estimate, SignalsPlan
@@ -37,8 +38,6 @@ _DECODER_ACTIVATIONS = (10, 4)
 """The same in a causal language model: of each unit of width, and of the feed-forward width."""
 _LOGITS = 3 * 25e6
 """Blocks of logits that a language model's loss holds: the student's, their gradient, the teacher's."""
-_BYTES = {"fp32": 4.0, "f16": 2.0, "fp16": 2.0, "int4": 0.6, "q8_0": 34 / 32, "q4_0": 18 / 32}
-"""A parameter of an exported file; 1 for other precisions."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def _disk(
         labelled = (work.rows or 0) * work.tokens * BYTES_A_TOKEN
     store = labelled if signals.mode == "store" else 0
     checkpoints = 0 if _frozen(recipe) else size * _FLOAT * _STATE * min(work.checkpoints, 2) * work.models
-    folders = size * _FLOAT * work.models + sum(size * _BYTES.get(e.precision, 1.0) for e in recipe.export)
+    folders = size * _FLOAT * work.models + sum(int(size * BYTES[e.precision]) for e in recipe.export)
     fitted = _fits(recipe) * (teacher.plan.bytes or 0)
     parts = {"signals": store, "checkpoints": checkpoints, "models": folders + fitted}
     basis = ", ".join(f"{name} {part / 1e6:.0f} MB" for name, part in parts.items())
