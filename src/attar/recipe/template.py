@@ -131,6 +131,7 @@ data:
 student:
   kind: from_teacher         # or from_config (any Transformers configuration), pretrained
   layers: 8                  # how many (by block influence), or which: [0, 1, 5, 29]
+  # lora: {rank: 16, alpha: 32.0}        # learn small matrices beside frozen weights, added to them at the end
   vocabulary: {keep: all}    # or used: only tokens that the training texts need
 
 objectives:                  # a weighted sum; docs/objectives.md lists the kinds
@@ -151,6 +152,9 @@ training:
   batch_size: 8
   learning_rate: 1e-3
   warmup: 0.1
+  # precision: bf16          # arithmetic of the forward pass; fp32 without this line
+  # activation_checkpointing: true       # less memory, a third more arithmetic
+  # parallel: fsdp           # under torchrun: weights are sharded; ddp: each process holds all of them
   # device: auto
   # extra: {dataloader_num_workers: 2}   # any other field of transformers.TrainingArguments
 
