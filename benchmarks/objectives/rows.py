@@ -145,6 +145,7 @@ NO_ROW: Mapping[str, str] = {
         ("uld", "aligned", "projected_kl", "span_kl"),
         "It is for language models whose tokenizers differ; here both sides have one.",
     ),
+    "contrastive_skew": "No student here writes text: without it this is skew_kl.",
 }
 """Kinds of objectives that no case here can train on, and why."""
 

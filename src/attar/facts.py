@@ -148,6 +148,25 @@ class EvaluationFacts(Facts):
     notes: list[str] = []
 
 
+class StepFacts(Facts):
+    """How an exported decoder answers token by token, through its cache, against the checkpoint asked at once."""
+
+    max_abs: float
+    agreement: float
+    kl: float
+    n: int = Field(description="Tokens.")
+
+
+class ContinuedFacts(Facts):
+    """What an exported language model writes after prompts, its likeliest token each time, against the checkpoint."""
+
+    prompts: int
+    tokens: int
+    same: float = Field(description="Share of the tokens that are the checkpoint's, place by place.")
+    unchanged: int = Field(description="Prompts after which both write the same to the end.")
+    first_difference: int | None = Field(description="Earliest place, from 0, where they differ; None: nowhere.")
+
+
 class ParityFacts(Facts):
     """How an exported file answers against the checkpoint, on real rows."""
 
@@ -157,6 +176,9 @@ class ParityFacts(Facts):
     n: int
     bound_max_abs: float | None
     bound_agreement: float | None
+    cached: StepFacts | None = Field(default=None, description="Of a decoder with a cache; the bounds hold here too.")
+    written: ContinuedFacts | None = Field(default=None, description="Of language models.")
+    bound_written: float | None = Field(default=None, description="Least share of tokens written as the checkpoint's.")
 
 
 class ArtifactFacts(Facts):

@@ -256,11 +256,13 @@ def _local_teacher(
 
     def work() -> FittedFacts:
         if isinstance(task, CausalLM):
-            return tune_teacher(spec, task, rows, folder, training, device=device, progress=progress)
+            return tune_teacher(
+                spec, task, rows, folder, training, device=device, progress=progress, ranks=stages.ranks
+            )
         return fit_teacher(spec, task, rows, folder, device=device, progress=progress)
 
     shaped_by += [training.precision] if isinstance(task, CausalLM) else []
-    stages.run("teacher", shaped_by, [folder], FittedFacts, work)
+    stages.run("teacher", shaped_by, [folder], FittedFacts, work, together=isinstance(task, CausalLM))
     return load_fitted(folder, task, trust_remote_code=spec.trust_remote_code)
 
 

@@ -26,6 +26,7 @@ from attar.signals import Wanted
 from attar.stages import Stages
 from attar.storage import atomic_folder, atomic_write
 from attar.students.build import save_student
+from attar.students.lora import ADAPTER, adapt, merge
 from attar.students.student import Student
 from attar.tasks.base import Encoded
 from attar.tasks.causal_lm import CausalLM
@@ -122,6 +123,9 @@ def _train(
         if stages.ranks.first and place.exists():
             withdraw(ground.out)
         student = ground.student(seed, "random" if role == "control_random" else "recipe")
+        lora = getattr(recipe.student, "lora", None)
+        if lora is not None:
+            student = adapt(student, lora, seed)
         terms = ground.terms(student, objectives, seed)
         rows = ground.rows
         pair = ground.paired(student)
@@ -151,7 +155,8 @@ def _train(
         student.model.cpu()
         if stages.ranks.first:
             with atomic_folder(place) as fresh:
-                save_student(student.model, student.processor, fresh)
+                model = student.model if lora is None else merge(student.model, fresh / ADAPTER)
+                save_student(model, student.processor, fresh)
         layers = layer_facts(terms, objectives, ground.chosen)
         return facts.model_copy(update={"initial": student.initial, "layers": layers})
 

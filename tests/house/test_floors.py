@@ -14,7 +14,7 @@ FLOORS = [
     {"errors", "gguf_header", "hashing", "head_families", "facts", "storage", "version"},
     {"recipe"},
     {"plan", "data", "logits", "heads", "hooks", "packing", "signals", "identity", "answers", "ranks", "tasks"},
-    {"objectives", "teachers", "students"},
+    {"objectives", "teachers", "students", "generation"},
     {"training", "evaluation", "bench", "export", "governance", "testing"},
     {"report"},
     {

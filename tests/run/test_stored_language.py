@@ -1,4 +1,4 @@
-"""Whole runs of language models on stored signals: labelled once, read by several students, opened elsewhere, refused."""
+"""Whole runs of language models on stored signals: labelled once, read by several, opened elsewhere, refused."""
 
 from __future__ import annotations
 
@@ -103,7 +103,8 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"task": {"kind": "causal_lm", "prompt": "prompt", "max_length": 30}}, "max_length: the store has 32, this run 30"),
+        ({"task": {"kind": "causal_lm", "prompt": "prompt", "max_length": 30}},
+         "max_length: the store has 32, this run 30"),
         ({"task": {"kind": "causal_lm", "prompt": "prompt", "max_length": 32, "template": "never"}},
          "template: the store has 'auto', this run 'never'"),
         ({"task": {"kind": "causal_lm", "max_length": 32}}, "rows: the store has 'prompt', this run 'text'"),

@@ -1,4 +1,4 @@
-"""Tokens of a language model labelled once: the store says what the teacher says, whatever the batches, killed or not."""
+"""Tokens of a language model labelled once: the store says what the teacher says, in any batches, killed or not."""
 
 from __future__ import annotations
 

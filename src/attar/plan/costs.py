@@ -17,6 +17,7 @@ from attar.plan.student import StudentFound
 from attar.plan.targets import BYTES_A_TOKEN
 from attar.plan.teacher import TeacherFound, image_size, outputs_of
 from attar.recipe import Recipe
+from attar.recipe.student import FromConfigSpec
 from attar.recipe.task import CausalLMSpec
 from attar.recipe.teacher import LocalTeacherSpec
 from attar.storage import guard
@@ -36,7 +37,7 @@ _DECODER_ACTIVATIONS = (10, 4)
 """The same in a causal language model: of each unit of width, and of the feed-forward width."""
 _LOGITS = 3 * 25e6
 """Blocks of logits that a language model's loss holds: the student's, their gradient, the teacher's."""
-_BYTES = {"fp32": 4.0, "f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
+_BYTES = {"fp32": 4.0, "f16": 2.0, "fp16": 2.0, "int4": 0.6, "q8_0": 34 / 32, "q4_0": 18 / 32}
 """A parameter of an exported file; 1 for other precisions."""
 
 
@@ -133,12 +134,17 @@ def _disk(
     hidden = sum(teacher.plan.hidden or 0 for signal in signals.needed if signal.startswith("hidden"))
     a_row = (outputs + hidden) * _FLOAT if outputs else work.tokens * BYTES_A_TOKEN
     store = work.all_rows * a_row if signals.mode == "store" else 0
-    checkpoints = size * _FLOAT * _STATE * min(work.checkpoints, 2) * work.models
+    checkpoints = 0 if _frozen(recipe) else size * _FLOAT * _STATE * min(work.checkpoints, 2) * work.models
     folders = size * _FLOAT * work.models + sum(size * _BYTES.get(e.precision, 1.0) for e in recipe.export)
     fitted = _fits(recipe) * (teacher.plan.bytes or 0)
     parts = {"signals": store, "checkpoints": checkpoints, "models": folders + fitted}
     basis = ", ".join(f"{name} {part / 1e6:.0f} MB" for name, part in parts.items())
     return Estimate("disk", float(store + checkpoints + folders + fitted), "bytes", basis, free)
+
+
+def _frozen(recipe: Recipe) -> bool:
+    """Whether all but the small matrices of LoRA stays as it is."""
+    return not isinstance(recipe.student, FromConfigSpec) and recipe.student.lora is not None
 
 
 def _fits(recipe: Recipe) -> bool:
@@ -172,18 +178,19 @@ def _language_memory(recipe: Recipe, student: StudentFound, work: Work, size: in
     plan = student.plan
     wide, inner = plan.hidden or 1, read_field(student.config, "inner") or 4 * (plan.hidden or 1)
     held = _DECODER_ACTIVATIONS[0] * wide + _DECODER_ACTIVATIONS[1] * inner
-    tokens = 0 if plan.tokens is None else plan.tokens.likely or 0
+    tokens = 0 if plan.tokens is None or _frozen(recipe) else plan.tokens.likely or 0
+    state = size * _FLOAT * (1 if _frozen(recipe) else _STATE + 1)
     parts = {
-        "weights, gradients and AdamW's moments": size * _FLOAT * (_STATE + 1),
+        "weights" if _frozen(recipe) else "weights, gradients and AdamW's moments": state,
         "the teacher": theirs * _FLOAT,
         "activations": recipe.training.batch_size * work.longest * (plan.layers or 1) * held * _FLOAT,
         "blocks of logits": _LOGITS,
         "the head's gradient": tokens * wide * _FLOAT,
     }
     basis = ", ".join(f"{name} {part / 1e9:.2g} GB" for name, part in parts.items())
-    return Estimate(
-        "memory", float(sum(parts.values())), "bytes", f"{basis}; Python and PyTorch besides", _free_memory()
-    )
+    fitting = theirs * _FLOAT * (_STATE + 1) if _fits(recipe) else 0
+    most = float(max(sum(parts.values()), fitting))
+    return Estimate("memory", most, "bytes", f"{basis}; Python and PyTorch besides", _free_memory())
 
 
 def _activations(batch: int, tokens: float, layers: int | None, hidden: int | None) -> float:

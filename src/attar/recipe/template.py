@@ -159,6 +159,7 @@ budget:                      # checked before work where possible; a missed one 
 
 export:
   - {kind: gguf, precision: q8_0}   # for llama.cpp; or f16, q4_0
+  # - {kind: onnx, precision: int8}   # for onnxruntime and transformers.js; or fp32, fp16, int4
 
 # policy:                    # where the teacher's terms are unknown or forbid it: record why you may
 #   decision: allow

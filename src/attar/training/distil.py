@@ -9,7 +9,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PreTrainedModel
 
+from attar.errors import PlanError
 from attar.objectives.terms.meeting import Meeting
 from attar.objectives.terms.terms import Partner, Terms
 from attar.signals import Signals, ask
@@ -92,6 +94,23 @@ class Distil(nn.Module):
         with torch.no_grad():
             found = ask(model, view, self._live.wanted, positions)
         return found if self._live.outputs is None else found.of_outputs(self._live.outputs)
+
+
+def recompute_layers(model: nn.Module, on: bool = True) -> None:
+    """Let each layer keep its input alone and run again in the backward pass, with the same random draws; or not.
+
+    Raises PlanError where the model has no such layers.
+    """
+    core = next((part for part in model.modules() if isinstance(part, PreTrainedModel)), None)
+    if core is None or not core.supports_gradient_checkpointing:
+        raise PlanError(
+            f"training.activation_checkpointing: {type(core or model).__name__} cannot run its layers twice. Set it to "
+            "false; a smaller training.batch_size with more training.accumulate needs less memory, too."
+        )
+    if on:
+        core.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        core.activation_checkpointing_disable()
 
 
 @contextmanager
