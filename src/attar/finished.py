@@ -13,6 +13,7 @@ from attar.answers import answers, probabilities
 from attar.data.load import load_split
 from attar.errors import DataError, ExportError, RecipeError
 from attar.evaluation.generate import complete
+from attar.evaluation.harness import run_harness
 from attar.evaluation.language import perplexity
 from attar.evaluation.metrics import score
 from attar.evaluation.predict import predict_logits
@@ -86,6 +87,15 @@ def score_on(run_folder: Path, source: str, split: str | None = None) -> dict[st
         return {"source": source, "split": name, "metric": task.metric, "value": perplexity(own), "n": len(rows)}
     value = score(task.metric, predict_logits(model, task, encoded, processor), encoded.labels, task.problem)
     return {"source": source, "split": name, "metric": task.metric, "value": value, "n": len(encoded)}
+
+
+def score_by_harness(run_folder: Path, tasks: Sequence[str], limit: int | None = None) -> dict[str, Any]:
+    """What EleutherAI's harness finds of a language model's student, by task. Raises RecipeError for other students."""
+    _, recipe, _ = _open(run_folder)
+    if not isinstance(recipe.task, CausalLMSpec):
+        raise RecipeError(f"--harness: asks language models, but this run's task is {recipe.task.kind}. Use --data.")
+    device = recipe.training.device
+    return run_harness(run_folder / "student", tasks, limit=limit, device="cpu" if device == "auto" else device)
 
 
 def export_again(run_folder: Path, kind: str, precision: str, *, say: Callable[[str], None]) -> RunFacts:
