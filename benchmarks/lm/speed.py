@@ -13,10 +13,9 @@ the rows see `speed_ground.py`.
     on_policy_over_trl                              the student writes: over TRL's DistillationTrainer (beta 1)
     memory_over_trl                                 a live step on whole rows: peak memory beyond weights, gradients and
                                                     optimizer state
-    live_over_bare, stored_over_bare                seconds of a step on whole rows over the sum of its pieces, each timed
-                                                    alone: body of the teacher, body of the student forward and
-                                                    backward, products with the heads, optimizer; stored without the
-                                                    teacher's
+    live_over_bare, stored_over_bare                seconds of a step on whole rows over the sum of its pieces, each
+                                                    timed alone: the teacher's body, the student's forward and backward,
+                                                    products with the heads, optimizer; stored without the teacher's
 
 Each case lives in a process of its own; those that are compared take turns, pass by pass, a pass being all rows once
 and a repeat one pass. Values are medians of the repeats' ratios, `lo` and `hi` their 95 % bootstrap interval.

