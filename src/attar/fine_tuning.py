@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 
@@ -25,7 +25,6 @@ from attar.recipe.teacher import FittingSpec, LocalTeacherSpec
 from attar.recipe.training import TrainingSpec
 from attar.signals import Inside
 from attar.tasks.causal_lm import CausalLM
-from attar.tasks.sequences import Sequences
 from attar.teachers.fitted import FittedFacts, save_fitted
 from attar.teachers.local import load_local
 from attar.teachers.scoring import Progress
@@ -57,8 +56,8 @@ def tune_teacher(
     started = time.monotonic()
     teacher = load_local(spec, task)
     model, processor = teacher.model.model.requires_grad_(True), teacher.processor
-    rows = cast("Sequences", task.encode(splits.train, processor))
-    held_out = cast("Sequences", task.encode(splits.validation, processor))
+    rows = task.encode(splits.train, processor)
+    held_out = task.encode(splits.validation, processor)
     settings = _settings(spec.fitting, training)
     shaped_by = [
         [spec.fitting.model_dump(mode="json"), settings.precision, task.spec.model_dump(mode="json")],
@@ -85,6 +84,11 @@ def tune_teacher(
         form="model",
         labels=task.labels,
         problem=task.problem,
+        pooling=None,
+        normalise=False,
+        temperature=1.0,
+        temperature_folded=False,
+        strength=None,
         metric=task.metric,
         validation=best if task.metric == "exact_match" else -best,
         train_rows=len(splits.train),

@@ -15,7 +15,7 @@ from attar.recipe import Recipe
 from attar.recipe.names import taken
 from attar.recipe.nearest import did_you_mean
 from attar.recipe.objectives import LayeredSpec
-from attar.recipe.outcome import GGUFSpec
+from attar.recipe.outcome import GGUFSpec, OnnxSpec
 from attar.recipe.places import Path
 from attar.recipe.student import FromConfigSpec, FromTeacherSpec
 from attar.recipe.task import CausalLMSpec
@@ -118,15 +118,31 @@ def _extra(extra: dict[str, Any], notes: Notes) -> None:
 def _exports(recipe: Recipe, notes: Notes) -> None:
     seen: set[tuple[str, str]] = set()
     for number, spec in enumerate(recipe.export):
-        if isinstance(recipe.task, CausalLMSpec) != isinstance(spec, GGUFSpec):
-            allowed = "gguf" if isinstance(recipe.task, CausalLMSpec) else "onnx"
-            notes.problem(
-                ("export", number, "kind"), f'"{spec.kind}" does not fit task.kind: {recipe.task.kind}. Use {allowed}.'
-            )
+        is_language = isinstance(recipe.task, CausalLMSpec)
+        if isinstance(spec, GGUFSpec) and not is_language:
+            notes.problem(("export", number, "kind"), f'"gguf" does not fit task.kind: {recipe.task.kind}. Use onnx.')
+        if isinstance(spec, OnnxSpec):
+            _onnx(spec, number, recipe, notes, is_language=is_language)
         if (spec.kind, spec.precision) in seen:
             message = f"{spec.kind} {spec.precision} stands twice; both would be written to one folder. Remove one."
             notes.problem(("export", number), message)
         seen.add((spec.kind, spec.precision))
+
+
+def _onnx(spec: OnnxSpec, number: int, recipe: Recipe, notes: Notes, *, is_language: bool) -> None:
+    """What fits language models only, or all but them."""
+    if not is_language and spec.precision in ("fp16", "int4"):
+        notes.problem(
+            ("export", number, "precision"),
+            f'"{spec.precision}" is for language models, not for task.kind: {recipe.task.kind}. Allowed: fp32, int8.',
+        )
+    if not is_language and spec.min_written is not None:
+        notes.problem(("export", number, "min_written"), "only language models write. Remove it.")
+    if is_language and spec.calibration_rows != OnnxSpec.model_fields["calibration_rows"].default:
+        notes.problem(
+            ("export", number, "calibration_rows"),
+            "a language model's int8 is dynamic and its int4 by weights alone: nothing is calibrated. Remove it.",
+        )
 
 
 def _lora(recipe: Recipe, notes: Notes) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from attar.errors import PlanError
+from attar.objectives.terms.meeting import Meeting
 from attar.objectives.terms.terms import Partner, Terms
 from attar.signals import Signals, ask
 from attar.training.rows import LiveTeacher
@@ -51,6 +52,7 @@ class Distil(nn.Module):
         alone: str | None = None,
         positions: Tensor | None = None,
         view_positions: Tensor | None = None,
+        meeting: dict[str, Tensor] | None = None,
         written: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one micro-batch, divided by the whole step's `counts`, and each term by itself, detached.
@@ -60,16 +62,24 @@ class Distil(nn.Module):
         evaluated with those of either partner and weighted by `share` and its rest: for cross-entropy that is the soft
         target.
         `positions` and `view_positions` int64 [R], of language models: where among the N x T tokens of either view
-        learned tokens are told; a row of the loss is one of these then, `labels` [R] are the tokens.
+        learned tokens are told; a row of the loss is one of these then, `labels` [R] are the tokens. `meeting`: the
+        fields of `Meeting`, where the two views are of two tokenizers.
         """
         student = ask(self.student, inputs, self._wanted, positions)
         teacher = self._teacher(signals, view, view_positions)
         partner = None if partner_labels is None else Partner(partner_labels, share)
+        met = None if meeting is None else Meeting(**meeting)
         loss = self.terms(
             student, teacher, labels, counts, progress=progress, rows=rows, alone=alone, partner=partner,
-            written=written,
+            written=written, meeting=met,
         )  # fmt: skip
         return loss.total, loss.terms
+
+    def kept(self, batch: Mapping[str, Any]) -> dict[str, int]:
+        """What each term keeps of a micro-batch, the keywords of `forward` without `counts`."""
+        met = None if batch.get("meeting") is None else Meeting(**batch["meeting"])
+        labels = cast("Tensor", batch["labels"])
+        return self.terms.kept(labels, len(labels), batch["inputs"].get("attention_mask"), met)
 
     def _teacher(
         self, signals: dict[str, Any] | None, view: dict[str, Tensor] | None, positions: Tensor | None

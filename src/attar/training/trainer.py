@@ -133,9 +133,7 @@ class DistilTrainer(Trainer):
         terms = self.distil.terms
         sums = dict.fromkeys([*terms.names, _ROWS], 0)
         for batch in samples:
-            labels = cast("Tensor", batch["labels"])
-            kept = terms.kept(labels, len(labels), batch["inputs"].get("attention_mask"))
-            for name, count in {**kept, _ROWS: len(labels)}.items():
+            for name, count in {**self.distil.kept(batch), _ROWS: len(batch["labels"])}.items():
                 sums[name] += count
         if self.args.world_size > 1:
             summed = torch.tensor(list(sums.values()), dtype=torch.int64, device=device)

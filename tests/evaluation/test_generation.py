@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from attar.tasks.generation import Sampling, alike, ends_of, write
+from attar.generation import Sampling, alike, ends_of, write
 from tiny_language import tiny_bpe, tiny_llama
 
 TOKENIZER = tiny_bpe()
