@@ -3,12 +3,13 @@
     ATTAR_MIRROR=../shared/data python benchmarks/lm/specialist.py --json benchmarks/results/specialist.json
     ATTAR_MIRROR=../shared/data python benchmarks/lm/specialist.py --json F.json --quick
 
-The specialist is `recipes/smollm2-snips.yaml` as it stands. The general-purpose student has the same layers of the same
+The specialist is `recipes/smollm2-snips.yaml` as it stands. The general-purpose student has as many layers of the same
 model, as it comes, and as many tokens in its vocabulary (those most used in its own text); it learns gsm8k by
-forward_kl on as many tokens as the specialist learns from. Both are asked as their exported files: the specialist the
-utterance alone, the general one the utterance behind four others with their JSON (few-shot, in its favour: its answer
-is the first line), and without them. Three seeds each, intervals over seeds and rows, paired by rows. `--part` runs one
-side alone, `--seeds` fewer seeds; all that is done stays in `--place`, and the same command goes on from there.
+forward_kl on as many tokens as the specialist learns from (its rows times their mean length, over all epochs). Both are
+asked as their exported files: the specialist the utterance alone, the general one the utterance behind four others with
+their JSON (few-shot, in its favour: its answer is the first line), and without them. Three seeds each, intervals over
+seeds and rows, paired by rows. `--part` runs one side alone, `--seeds` fewer seeds; all that is done stays in
+`--place`, and the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -107,7 +108,8 @@ def general(recipe: Recipe, special: RunFacts, *, quick: bool) -> Recipe:
     sizes = {least: len(reduce_vocabulary(tokenizer, texts, least).kept) for least in range(1, 16)}
     least = min(sizes, key=lambda count: abs(sizes[count] - wanted))
     fields["student"]["vocabulary"] = {"keep": "used", "min_count": least}
-    seen = recipe.training.epochs * int(own.encode(rows, tokenizer).lengths.sum())
+    learned = special.data.rows["train"] + special.data.rows.get("transfer", 0)
+    seen = recipe.training.epochs * learned * float(own.encode(rows, tokenizer).lengths.mean())
     fields["training"]["epochs"] = round(seen / int(task.encode(text, tokenizer).lengths.sum()), 4)
     return recipe_from(fields)
 
@@ -200,7 +202,7 @@ def table(found: dict[str, Any]) -> str:
 def _quick(recipe: Recipe, place: Path) -> Recipe:
     """The same path with a teacher of some kilobytes, whose tokenizer knows the rows, and few rows and steps."""
     fields: dict[str, Any] = recipe.model_dump(mode="json")
-    fields["data"] |= {"max_train_rows": 64, "max_held_out_rows": 16}
+    fields["data"] |= {"max_train_rows": 64, "max_held_out_rows": 16, "transfer": []}  # it ends no answer of its own
     fields["task"]["generation"] = {"max_tokens": 48, "watched_rows": 8}
     fields["teacher"] |= {"model": str(place / "teacher"), "fitting": {"epochs": 1, "learning_rate": 0.003}}
     fields["student"] |= {"layers": 1}

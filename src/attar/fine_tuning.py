@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 
@@ -19,12 +19,12 @@ from attar.evaluation.language import perplexity
 from attar.evaluation.tokens import TEACHER, Reader, ask_about_rows
 from attar.hashing import hash_value
 from attar.objectives.terms.terms import Terms
+from attar.ranks import ALONE, Ranks
 from attar.recipe.objectives import HardLabelsSpec
 from attar.recipe.teacher import FittingSpec, LocalTeacherSpec
 from attar.recipe.training import TrainingSpec
 from attar.signals import Inside
 from attar.tasks.causal_lm import CausalLM
-from attar.tasks.sequences import Sequences
 from attar.teachers.fitted import FittedFacts, save_fitted
 from attar.teachers.local import load_local
 from attar.teachers.scoring import Progress
@@ -44,18 +44,20 @@ def tune_teacher(
     device: str = "cpu",
     progress: Progress | None = None,
     log: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> FittedFacts:
     """Train the recipe's teacher on the training split and write it to `out` (see `teachers.fitted` for the layout).
 
-    Of `training` (the student's) device and precision count. The same recipe, data and seed give the same weights on
+    Of `training` (the student's) device, precision, and what it says of memory and processes count. All of `ranks`
+    train, the first writes. The same recipe, data and seed give the same weights on
     one machine; killed, it goes on from its last checkpoint, beside `out`. Raises TeacherError, TrainingError or
     StorageError.
     """
     started = time.monotonic()
     teacher = load_local(spec, task)
     model, processor = teacher.model.model.requires_grad_(True), teacher.processor
-    rows = cast("Sequences", task.encode(splits.train, processor))
-    held_out = cast("Sequences", task.encode(splits.validation, processor))
+    rows = task.encode(splits.train, processor)
+    held_out = task.encode(splits.validation, processor)
     settings = _settings(spec.fitting, training)
     shaped_by = [
         [spec.fitting.model_dump(mode="json"), settings.precision, task.spec.model_dump(mode="json")],
@@ -82,6 +84,11 @@ def tune_teacher(
         form="model",
         labels=task.labels,
         problem=task.problem,
+        pooling=None,
+        normalise=False,
+        temperature=1.0,
+        temperature_folded=False,
+        strength=None,
         metric=task.metric,
         validation=best if task.metric == "exact_match" else -best,
         train_rows=len(splits.train),
@@ -93,8 +100,10 @@ def tune_teacher(
         seed=spec.fitting.seed,
         source=teacher.source,
     )
-    save_fitted(model.cpu(), processor, fitted, out)
-    shutil.rmtree(place, ignore_errors=True)
+    model.cpu()
+    if ranks.first:
+        save_fitted(model, processor, fitted, out)
+        shutil.rmtree(place, ignore_errors=True)
     return fitted
 
 
@@ -104,5 +113,6 @@ def _settings(fitting: FittingSpec, training: TrainingSpec) -> TrainingSpec:
     )
     return TrainingSpec(
         epochs=float(fitting.epochs), evaluations=fitting.epochs, checkpoints=fitting.epochs, keep="best",
-        device=training.device, precision=training.precision, threads=training.threads, **shared,
+        device=training.device, precision=training.precision, threads=training.threads, parallel=training.parallel,
+        activation_checkpointing=training.activation_checkpointing, **shared,
     )  # fmt: skip

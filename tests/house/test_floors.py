@@ -11,7 +11,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "attar"
 FLOORS = [
-    {"errors", "gguf_header", "hashing", "facts", "storage", "version"},
+    {"errors", "gguf_header", "hashing", "head_families", "facts", "storage", "version"},
     {"recipe"},
     {"plan", "data", "logits", "heads", "hooks", "packing", "signals", "identity", "answers", "ranks", "tasks"},
     {"objectives", "teachers", "students", "generation"},
@@ -19,6 +19,7 @@ FLOORS = [
     {"report"},
     {
         "run",
+        "shortage",
         "ground",
         "judges",
         "language_store",

@@ -192,6 +192,9 @@ def test_the_teacher_answers_prompts_that_nobody_has_answered(tmp_path: Path, mo
     (tmp_path / "more" / "train.jsonl").write_text("\n".join(cells), encoding="utf-8")
     transfer = [{"kind": "unlabelled", "source": str(tmp_path / "more")}]
     path = make(tmp_path, data={"source": str(tmp_path / "rows"), "transfer": transfer})
+    fields = json.loads(path.read_text())
+    fields["teacher"]["signals"] = "store"
+    path.write_text(json.dumps(fields))
     facts = attar.distill(path, tmp_path / "out")
     (folder,) = (tmp_path / "out" / "store" / "answered").iterdir()
     written = [one for file in sorted(folder.iterdir()) for one in json.loads(file.read_text())]
