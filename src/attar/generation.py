@@ -30,13 +30,11 @@ class Sampling:
 
 def ends_of(model: nn.Module, processor: Processor) -> tuple[int, ...]:
     """Tokens that end a text, ascending: the tokenizer's end token, and those that the model's generation
-    configuration names, as far as the tokenizer holds them for special (a configuration's default may be any token).
+    configuration names.
     """
     told = getattr(getattr(core_of(model), "generation_config", None), "eos_token_id", None)
     listed = cast("list[Any]", told if isinstance(told, list) else [told])
-    special = {index for index, token in processor.added_tokens_decoder.items() if token.special}
-    ends = {index for index in listed if index in special} | {processor.eos_token_id}
-    return tuple(sorted(int(index) for index in ends if index is not None))
+    return tuple(sorted({int(index) for index in (processor.eos_token_id, *listed) if index is not None}))
 
 
 def alike(lengths: Sequence[int], together: int) -> list[list[int]]:
