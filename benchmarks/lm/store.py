@@ -52,9 +52,10 @@ from smollm2 import LINES, QUICK, Size, train
 
 from attar.hashing import hash_value
 from attar.objectives.response import forward_kl
-from attar.objectives.sparse import Listed, Sampled, sample_targets, sampled_kl, sparse_kl, top_k, top_mass
+from attar.objectives.sparse import sample_targets, sampled_kl, sparse_kl, top_k, top_mass
 from attar.objectives.threshold_sampling import threshold_targets
 from attar.recipe.sources import find_source
+from attar.signals import Few, Listed
 from attar.teachers.origin import quiet
 from attar.teachers.token_codec import DRAW_BITS, LIST_BITS, Draws, Lists, pack_draws, pack_lists
 from attar.teachers.token_shards import TokenShard, map_token_shard, row_starts, write_token_shard
@@ -66,7 +67,6 @@ SWEEP = (2, 4, 5, 6, 8)
 NEAR = 0.3
 """Share of the trained student's logits in those of the third student; the others are the teacher's."""
 STUDENTS = ("initial", "trained", "near")
-Targets = Listed | Sampled
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Form:
     """One way of saying what the teacher said."""
 
     name: str
-    make: Callable[[Tensor, torch.Generator], Targets]
+    make: Callable[[Tensor, torch.Generator], Few]
     bits: tuple[int, ...]
 
 
@@ -140,12 +140,12 @@ def trained(language: Language, size: Size, place: Path, say: Callable[[str], No
     return student.eval()
 
 
-def joined(parts: list[Targets]) -> Targets:
-    """Targets of several blocks, padded to the widest."""
+def joined(parts: list[Few]) -> Few:
+    """Few of several blocks, padded to the widest."""
     widest = max(part.token_ids.shape[-1] for part in parts)
     fills = {"log_probs": -math.inf, "token_ids": -1, "weights": 0.0}
 
-    def padded(part: Targets, name: str) -> Tensor:
+    def padded(part: Few, name: str) -> Tensor:
         value: Tensor = getattr(part, name)
         missing = widest - value.shape[-1] if name in fills else 0
         return torch.nn.functional.pad(value, (0, missing), value=fills[name]) if missing else value
@@ -153,8 +153,8 @@ def joined(parts: list[Targets]) -> Targets:
     return type(parts[0])(*(torch.cat([padded(part, name) for part in parts]) for name in parts[0]._fields))
 
 
-def store(targets: Targets, bits: int, rows: int, place: Path) -> tuple[TokenShard, float]:
-    """Targets of `rows` rows of equal length as a shard, and the bytes a token of its arrays."""
+def store(targets: Few, bits: int, rows: int, place: Path) -> tuple[TokenShard, float]:
+    """Few of `rows` rows of equal length as a shard, and the bytes a token of its arrays."""
     numpy = [part.numpy() for part in targets]
     lengths = np.full(rows, len(numpy[0]) // rows)
     if isinstance(targets, Listed):
@@ -217,7 +217,7 @@ def measure(language: Language, size: Size, place: Path, say: Callable[[str], No
     blocks, tokens = held.ids.shape[0], held.ids.shape[1] - 1
     made = forms(language.head.shape[0])
     generators = [torch.Generator().manual_seed(number) for number in range(len(made))]
-    parts: list[list[Targets]] = [[] for _ in made]
+    parts: list[list[Few]] = [[] for _ in made]
     students = {"initial": language.student().eval(), "trained": trained(language, size, place, say)}
     say(f"asking about {blocks * tokens:,} held-out tokens …")
     for block in range(blocks):

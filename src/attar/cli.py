@@ -6,13 +6,15 @@ Exit codes are those of `attar.errors.EXIT_CODES`; `--help` lists them.
 from __future__ import annotations
 
 import json
+import os
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attar.errors import EXIT_CODES, AttarError, BudgetMissed, RecipeError
+from attar.errors import EXIT_CODES, AttarError, BudgetMissed, OutOfMemory, RecipeError
 from attar.version import __version__
 
 if TYPE_CHECKING:
@@ -149,13 +151,26 @@ def evaluate(
     split: Annotated[
         str | None, typer.Option(help="Split of --data; default: test, or the only one there is.", show_default=False)
     ] = None,
+    harness: Annotated[
+        str | None,
+        typer.Option(help="Tasks of EleutherAI's harness, comma-separated: hellaswag,arc_easy.", show_default=False),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Examples a task of --harness; default: all.", show_default=False)
+    ] = None,
 ) -> None:
-    """Print a run's quality, or score its student on other data."""
+    """Print a run's quality, or score its student on other data or by EleutherAI's harness."""
     from attar.report.load import load_whole
 
     facts = load_whole(run_folder)
     if data is None and split is not None:
         raise RecipeError("--split: names a split of other data. Give that as --data.")
+    if harness is not None:
+        from attar.finished import score_by_harness
+
+        tasks = [name.strip() for name in harness.split(",") if name.strip()]
+        _print(json.dumps(score_by_harness(run_folder, tasks, limit), indent=2, default=str))
+        return
     if data is None:
         _headline(facts, run_folder)
         return
@@ -294,6 +309,23 @@ def store_show(path: Annotated[Path, typer.Argument(help="The store's folder.")]
 
 def main() -> None:
     """Entry point: run a command and turn errors into messages and exit codes."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        _run()
+        return
+    code: object = 1
+    try:
+        _run()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 1)  # threads of gloo may abort an interpreter that ends by itself
+
+
+def _run() -> None:
     try:
         code = app(standalone_mode=False)  # typer hands an exit code back; 130 where Ctrl-C was pressed
         if code == _INTERRUPTED:
@@ -301,7 +333,8 @@ def main() -> None:
         if isinstance(code, int) and code:
             raise SystemExit(code)
     except AttarError as error:
-        _complain(str(error))
+        if not error.told:
+            _complain(str(error))
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         _complain("interrupted; finished stages are kept, the same command resumes")
@@ -311,11 +344,23 @@ def main() -> None:
     except typer.Abort:
         raise SystemExit(_INTERRUPTED) from None
     except Exception as error:
+        if _ran_out(error):
+            raise SystemExit(OutOfMemory.exit_code) from None
         show = getattr(error, "show", None)
         if show is None:
             raise
         show()
         raise SystemExit(getattr(error, "exit_code", 2)) from None
+
+
+def _ran_out(error: Exception) -> bool:
+    """Tell of a lack of memory outside of a run's stages."""
+    from attar.shortage import ran_out, told
+
+    if not ran_out(error):
+        return False
+    _complain(told(error, "attar", "Close other programs, or use a machine with more memory."))
+    return True
 
 
 def _apart(runs: list[Path]) -> list[str]:
@@ -362,8 +407,11 @@ def _headline(facts: RunFacts, folder: Path) -> None:
 
 
 def _print(text: str) -> None:
-    sys.stdout.write(text + "\n")
+    """Of several processes the first alone hands out results."""
+    if os.environ.get("RANK", "0") == "0":
+        sys.stdout.write(text + "\n")
 
 
 def _complain(text: str) -> None:
-    sys.stderr.write(f"attar: {text}\n")
+    rank = os.environ.get("RANK", "0")
+    sys.stderr.write(f"attar: {text}\n" if rank == "0" else f"attar, process {rank}: {text}\n")

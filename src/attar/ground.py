@@ -15,21 +15,28 @@ from transformers import PreTrainedModel
 
 from attar.data.load import Given
 from attar.data.splits import Splits
-from attar.facts import ModelFacts, SourceFacts
+from attar.facts import ModelFacts, SignalsFacts, SourceFacts
+from attar.hashing import hash_value
 from attar.layer_choice import LayerMaps
 from attar.objectives.own import OwnObjective
 from attar.objectives.terms.terms import Terms
 from attar.plan.objectives import signals_mode
 from attar.recipe import Recipe
-from attar.recipe.objectives import AnyObjectiveSpec
+from attar.recipe.objectives import AnyObjectiveSpec, CrossTokenSpec
 from attar.recipe.student import FromTeacherSpec
+from attar.recipe.targets import TargetsSpec
 from attar.signals import Inside, Wanted, look_inside
 from attar.students.build import build_student
 from attar.students.student import Student
 from attar.tasks.base import Processor, Task
 from attar.tasks.causal_lm import CausalLM
+from attar.tasks.sequences import Sequences, sequence_keys
+from attar.tasks.vocabularies import knows_others
 from attar.teachers.local import LocalTeacher
 from attar.teachers.store import Store, StoreReader
+from attar.teachers.token_store import TokenStore
+from attar.training.token_bytes import token_maps
+from attar.training.two_tokenizers import Paired, pair_rows
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
@@ -73,6 +80,12 @@ class Ground:
     chosen: LayerMaps = field(default_factory=LayerMaps)
     """Which layers `layers: cka` stands for."""
     store: Store | None = None
+    targets: TargetsSpec | None = None
+    """What is stored of each token a language model learns; None: nothing, or the teacher is asked in every step."""
+    spot_check: float | None = None
+    """The largest difference of what was stored elsewhere from what the teacher says here."""
+    fitted: str | None = None
+    """Hash of a fitted teacher's weights; None: it is as its source has it."""
     warnings: list[str] = field(default_factory=list[str])
     truncated: int = 0
     """Rows that are longer than the limit, over all splits."""
@@ -80,7 +93,21 @@ class Ground:
     @property
     def signals_key(self) -> str:
         """Identity of the stored signals; of a language model's teacher that is asked in every step, its own."""
-        return self.sources[0].hash if self.store is None else self.store.manifest.key
+        if self.store is not None:
+            return self.store.manifest.key
+        return self.sources[0].hash if self.fitted is None else hash_value([self.sources[0].hash, self.fitted])
+
+    @property
+    def signals(self) -> SignalsFacts:
+        """For the record. In live mode a store of classification holds what is said of validation and test alone."""
+        mode = signals_mode(self.recipe)
+        if self.store is None or mode == "live":
+            return SignalsFacts(mode=mode, key=self.signals_key)
+        held = self.store.manifest
+        return SignalsFacts(
+            mode=mode, key=held.key, rows=held.rows, bytes=held.bytes, tokens=held.tokens or None,
+            bytes_per_token=held.bytes / held.tokens if held.tokens else None, spot_check=self.spot_check,
+        )  # fmt: skip
 
     @property
     def rows(self) -> Dataset:
@@ -108,6 +135,20 @@ class Ground:
             init="random" if init == "random" else "recipe",
         )
 
+    def reads_otherwise(self, processor: Processor) -> bool:
+        """Has a student of this processor another tokenizer than the teacher?"""
+        return isinstance(self.task, CausalLM) and knows_others(processor, self.processor)
+
+    def paired(self, student: Student) -> Paired | None:
+        """The training rows as the student and the teacher read them, where two tokenizers meet; else None.
+
+        The control reads the same sequences as the student, so this does not depend on who is trained.
+        """
+        across = any(isinstance(spec, CrossTokenSpec) for spec in self.objectives)
+        if not isinstance(self.task, CausalLM) or not (across or self.reads_otherwise(student.processor)):
+            return None
+        return pair_rows(self.task, self.rows, student.processor, self.processor)
+
     def _sample(self) -> list[dict[str, Tensor]]:
         """Batches of training rows, as the teacher reads them: what a student cut from a language model is made by."""
         if not isinstance(self.task, CausalLM) or not isinstance(self.recipe.student, FromTeacherSpec):
@@ -130,15 +171,23 @@ class Ground:
         """The recipe's objectives between this student and the teacher."""
         one = self.task.encode(self.splits.validation.select([0]), student.processor)
         inside = look_inside(student.model.eval(), self.task.batch(one, [0], student.processor))
+        matched = any(isinstance(spec, CrossTokenSpec) for spec in objectives)
         return Terms(
             objectives, problem=self.task.problem, student=inside, teacher=self.inside, chosen=self.chosen.pairs,
-            seed=seed,
+            tokens=token_maps(student.processor, self.processor) if matched else None, targets=self.targets, seed=seed,
         )  # fmt: skip
 
     def reader(self, rows: Dataset, wanted: Wanted | None = None) -> StoreReader:
         """The teacher's stored signals, by row number of `rows`."""
         assert self.store is not None, "signals are made before they are read"
         return self.store.reader(self.task.content_keys(rows), wanted)
+
+    def token_reader(self, encoded: Sequences, outputs: Tensor | None) -> StoreReader:
+        """What is stored of each learned token of sequences as the student reads them; `outputs`: its tokens among the
+        teacher's.
+        """
+        assert isinstance(self.store, TokenStore), "signals are made before they are read"
+        return self.store.token_reader(sequence_keys(encoded, None if outputs is None else outputs.numpy()))
 
     def teacher_logits(self, rows: Dataset) -> np.ndarray:
         """The teacher's logits [N, C], from the store."""

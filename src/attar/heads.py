@@ -14,51 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from attar.errors import PlanError
+from attar.head_families import FAMILIES, Family
 from attar.logits import Projection
-
-
-@dataclass(frozen=True)
-class Family:
-    """What the models of one `model_type` do with their last hidden state. All but `through` name a configuration's
-    field.
-    """
-
-    times: str | None = None
-    """The logits are multiplied by it."""
-    over: str | None = None
-    """The logits are divided by it, or the states before the head, which has no bias then."""
-    cap: str | None = None
-    """The logits, once multiplied or divided, are soft-capped by it; there is no cap where the field is None."""
-    through: str | None = None
-    """A module of the model through which the last hidden state reaches the head."""
-
-
-_PLAIN = """
-    afmoe apertus apertus1p5_text arcee axk1 axk2 bailing_hybrid bamba biogpt bitnet bloom codegen cpmant ctrl cwm
-    deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 diffllama doge dots1 dots3_note_text ernie4_5 ernie4_5_moe exaone
-    exaone4 exaone_moe falcon falcon_mamba flex_olmo flint gemma glm glm4 glm4_moe glm4_moe_lite glm_moe_dsa gpt2
-    gpt_bigcode gpt_neo gpt_neox gpt_neox_japanese gpt_oss gptj helium hrm_text hunyuan_v1_dense hunyuan_v1_moe hy_v3
-    hy_v4 internlm3 iquestcoder jais2 jamba jetmoe kimi_linear kolibri1 laguna lara_mini lfm2 lfm2_moe lfm3 llama
-    llama4_text mamba mamba2 mellum mimo_v2_flash minimax minimax_m2 minimax_m3_vl_text ministral ministral3 mistral
-    mixtral mpt nemotron nemotron_h olmo olmo2 olmo3 olmo_hybrid olmoe openai-gpt opt persimmon phi phi3 phimoe qwen2
-    qwen2_moe qwen3 qwen3_5_moe_text qwen3_5_text qwen3_moe qwen3_next qwen4_exp_text rwkv sarvam_mla sarvam_moe
-    seed_oss smollm3 solar_open stablelm starcoder2 xglm youtu zamba zamba2 zaya
-"""
-_DIVIDED = "granite granite_swa granitemoe granitemoe_swa granitemoehybrid granitemoeshared minicpm3"
-_CAPPED = "beam gemma2 gemma3_text gemma3n_text gemma4_text gemma4_unified_text nanochat vaultgemma"
-
-FAMILIES: dict[str, Family] = {
-    **dict.fromkeys(_PLAIN.split(), Family()),
-    **dict.fromkeys(_DIVIDED.split(), Family(over="logits_scaling")),
-    **dict.fromkeys(_CAPPED.split(), Family(cap="final_logit_softcapping")),
-    **dict.fromkeys(("cohere", "cohere2", "cohere2_moe"), Family(times="logit_scale")),
-    "falcon_h1": Family(times="lm_head_multiplier"),
-    "hyperclovax": Family(times="logits_scaling"),
-    "modernbert-decoder": Family(through="lm_head"),
-    "recurrent_gemma": Family(cap="logits_soft_cap"),
-    "xlstm": Family(cap="output_logit_soft_cap"),
-}
-"""By `model_type`. A test builds each of them small, and finds the model's own logits and gradients in `project`."""
+from attar.packing import layout_of
 
 
 @dataclass(frozen=True)
@@ -98,20 +56,26 @@ def head_width(model: nn.Module) -> int:
 
 
 def body_states(
-    model: nn.Module, inputs: Mapping[str, Tensor], *, hidden: bool = False
+    model: nn.Module, inputs: Mapping[str, Tensor], *, hidden: bool = False, pack: bool = True
 ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
     """The last hidden state [N, T, D], after the final norm, as the head reads it; and, if asked, all hidden states.
 
     `inputs` are those of the model; labels among them are left out. The head never runs and no cache is kept. Hidden
     states come embeddings first, each [N, T, D]; the last of them is after the final norm, too. Gradients and
-    train/eval mode are the caller's. The body is called without its wrappers: under DDP, wrap what calls this.
+    train/eval mode are the caller's. The body is called without its wrappers: under DDP, wrap what calls this. Within
+    `packing.packed` padding is not read, and states there are 0, unless `pack` is off.
 
     Raises PlanError where the family is not in `FAMILIES`, or does not give hidden states [N, T, D].
     """
     core, family = _known(model)
     extra = {"output_hidden_states": True} if hidden else {}
     body = core.model if core.base_model is core else core.base_model
-    answer = body(**_asked(inputs), **extra)
+    layout = layout_of(core.config, inputs) if pack else None
+    if layout is None:
+        answer = body(**_asked(inputs), **extra)
+    else:
+        with layout.reading():
+            answer = body(**_asked(layout.pack(inputs)), **extra)
     last = cast("Tensor", answer.last_hidden_state)
     states = cast("tuple[Tensor, ...] | None", answer.hidden_states) if hidden else None
     if hidden and (states is None or any(state.dim() != 3 for state in states)):
@@ -120,7 +84,11 @@ def body_states(
             f"{_name(core)} returned {got}, but [texts, tokens, width] each are needed. Drop the objectives that "
             "compare layers."
         )
-    return last if family.through is None else getattr(core, family.through)(last), states
+    last = last if family.through is None else getattr(core, family.through)(last)
+    if layout is not None:
+        last = layout.unpack(last)
+        states = None if states is None else tuple(layout.unpack(state) for state in states)
+    return last, states
 
 
 def project(model: nn.Module, states: Tensor) -> Projection:
@@ -146,7 +114,7 @@ def verify_head(model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
     """
     core, _ = _known(model)
     head = head_of(model)
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), evaluating(model):
         own = cast("Tensor", model(**_asked(inputs)).logits)
         states, _ = body_states(model, inputs)
         apart = project(model, states.flatten(0, -2)).dense().view(*states.shape[:-1], -1)
@@ -163,7 +131,7 @@ def verify_head(model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
 
 def _known(model: nn.Module) -> tuple[Any, Family]:
     """The model without its wrappers, and its family. Raises PlanError."""
-    core = _core(model)
+    core = core_of(model)
     kind = cast("str | None", getattr(getattr(core, "config", None), "model_type", None))
     if kind is None:
         raise PlanError(
@@ -183,7 +151,7 @@ def _known(model: nn.Module) -> tuple[Any, Family]:
     return core, FAMILIES[kind]
 
 
-def _core(model: nn.Module) -> Any:
+def core_of(model: nn.Module) -> Any:
     """The model inside wrappers of DDP, torch.compile and PEFT, in any order. Raises PlanError."""
     while True:
         if callable(getattr(model, "get_base_model", None)):
@@ -235,7 +203,7 @@ def _unlike(core: Any, difference: str) -> str:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Generator[None]:
+def evaluating(model: nn.Module) -> Generator[None]:
     """Eval mode within the block; each module has its own mode back afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -72,11 +72,6 @@ class Judge(Protocol):
         ...
 
 
-def judge_of(ground: Ground) -> Judge:
-    """The judge that the run's task wants."""
-    return LanguageJudge(ground) if isinstance(ground.task, CausalLM) else LabelJudge(ground)
-
-
 class LabelJudge:
     """Of classification and regression: answers are logits [N, C]. Without labels agreement with the teacher counts."""
 
@@ -110,8 +105,8 @@ class LabelJudge:
     def evaluate(self, seeds: Sequence[Told]) -> EvaluationFacts:
         """By labels, and by the teacher's answers."""
         return evaluate(
-            self.task, _by_model([one.test for one in seeds]), self._labels("test"), self._rows.of("test"),
-            validation_logits=_by_model([one.validation for one in seeds]),
+            self.task, by_model([one.test for one in seeds]), self._labels("test"), self._rows.of("test"),
+            validation_logits=by_model([one.validation for one in seeds]),
             validation_labels=self._labels("validation"),
             temperature=[one.temperature for one in seeds], report=self.ground.recipe.report,
         )  # fmt: skip
@@ -154,7 +149,7 @@ class LanguageJudge:
 
     def evaluate(self, seeds: Sequence[Told]) -> EvaluationFacts:
         """By perplexity, and by distance from the teacher."""
-        test, validation = (_by_model([getattr(one, part) for one in seeds]) for part in ("test", "validation"))
+        test, validation = (by_model([getattr(one, part) for one in seeds]) for part in ("test", "validation"))
         return evaluate_language(self.task, test, validation, self._rows.of("test"), self.ground.recipe.report)
 
     def _asked(self, part: Part, models: Mapping[str, Loaded], device: str) -> dict[str, np.ndarray]:
@@ -164,7 +159,7 @@ class LanguageJudge:
         readers = {
             name: Reader(
                 one.model, self._sequences(part, one.processor), one.processor,
-                shared_by(ground, one.model, one.processor),
+                shared_by(ground, one.model, one.processor), alike=not ground.reads_otherwise(one.processor),
             )
             for name, one in models.items()
         }  # fmt: skip
@@ -196,14 +191,16 @@ class _Rows:
 
 
 def shared_by(ground: Ground, model: nn.Module, processor: Processor) -> Tensor | None:
-    """Which of the teacher's logits a student has, int64; None: all, in the same order. Raises PlanError."""
-    if not isinstance(ground.task, CausalLM) or ground.teacher is None:
+    """Which of the teacher's logits a student has, int64; None: all, in the same order, or none can be told apart as
+    the student has another tokenizer. Raises PlanError.
+    """
+    if not isinstance(ground.task, CausalLM) or ground.teacher is None or ground.reads_otherwise(processor):
         return None
     widths = {"student_width": head_width(model), "teacher_width": head_width(ground.teacher.model.model)}
     return shared_outputs(processor, ground.processor, **widths)
 
 
-def _by_model(seeds: Sequence[Answers]) -> dict[str, Any]:
+def by_model(seeds: Sequence[Answers]) -> dict[str, Any]:
     """A list of seeds' answers by model; the teacher's, who has one answer, once."""
     names = list(seeds[0])
     return {name: [seeds[0][name]] if name == "teacher" else [one[name] for one in seeds] for name in names}

@@ -25,8 +25,9 @@ from attar.stages import Stages
 from attar.students.student import Student
 from attar.tasks.base import Processor, Task
 from attar.teachers.local import LocalTeacher
+from attar.teachers.manifest import wanted_of
 from attar.teachers.scoring import score_rows
-from attar.teachers.store import Store, wanted_of
+from attar.teachers.store import Store
 
 Objectives = Sequence[AnyObjectiveSpec | OwnObjective]
 

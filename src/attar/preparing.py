@@ -12,35 +12,45 @@ import torch
 from datasets import Dataset
 from pydantic import BaseModel
 
+from attar.answered import with_answers
 from attar.bench.size import count_params, weight_bytes
 from attar.data.load import load_data
 from attar.data.splits import Splits
-from attar.errors import PlanError
+from attar.errors import DataError, PlanError, StoreError
 from attar.facts import ModelFacts, PolicyFacts, SourceFacts
+from attar.fine_tuning import tune_teacher
 from attar.ground import Ground, Handed, Objective, Progress, Say
 from attar.hashing import hash_bytes, hash_file, hash_value
-from attar.heads import verify_head
+from attar.heads import head_width, verify_head
 from attar.identity import hash_module, hash_processor
 from attar.judges import shared_by
+from attar.language_store import label_language, open_language, targets_of_store
 from attar.layer_choice import LayerMaps, choose_layers, pools_of
+from attar.plan.objectives import signals_mode
+from attar.plan.targets import NEEDS_TEACHER
 from attar.recipe import Recipe
 from attar.recipe.objectives import PythonSpec
 from attar.recipe.student import PretrainedSpec
+from attar.recipe.targets import SAMPLED
 from attar.recipe.task import CausalLMSpec
 from attar.recipe.teacher import LocalTeacherSpec, StoredTeacherSpec
+from attar.recipe.training import TrainingSpec
 from attar.signals import Inside, Wanted
 from attar.stages import Stages
 from attar.students.student import Student
 from attar.tasks import CausalLM, make_task
 from attar.tasks.base import Encoded, Task
+from attar.tasks.vocabularies import shared_outputs
 from attar.teachers.fitted import FittedFacts, load_fitted
 from attar.teachers.fitting import fit_teacher
 from attar.teachers.labelling import label, store_folder
 from attar.teachers.local import LocalTeacher, find_origin, load_local, made_up_row
+from attar.teachers.manifest import MANIFEST, PROCESSOR
 from attar.teachers.origin import find_model, own_labels
 from attar.teachers.preflight import preflight
-from attar.teachers.store import MANIFEST, PROCESSOR, Store, open_store
+from attar.teachers.store import Store, open_store
 from attar.teachers.stored import find_rescorer, open_stored, spot_check, stored_processor
+from attar.teachers.token_store import TokenStore
 
 
 class Labelled(BaseModel):
@@ -64,6 +74,7 @@ def prepare(
     task = make_task(recipe.task, splits.labels if named else _teacher_labels(recipe, handed))
     ground = _with_teacher(recipe, out, task, splits, stages, handed, progress)
     ground.sources[0] = ground.sources[0].model_copy(update={"licence": policy.licence})
+    ground.splits = splits = with_answers(ground, stages, progress)
     student = ground.student(recipe.training.seed)
     if handed.student is not None or isinstance(recipe.student, PretrainedSpec):
         ground.start = (hash_module(student.model), hash_processor(student.processor))
@@ -72,7 +83,7 @@ def prepare(
     wanted = ground.terms(student, ground.objectives, recipe.training.seed).wanted_teacher
     wanted = Wanted(logits=True, hidden=wanted.hidden)
     if isinstance(task, CausalLM):
-        return _language(ground, student)
+        return _language(ground, student, stages, progress)
     match recipe.teacher:
         case StoredTeacherSpec() as spec:
             ground.store = stages.read(
@@ -84,16 +95,62 @@ def prepare(
     return ground
 
 
-def _language(ground: Ground, student: Student) -> Ground:
-    """A language model's teacher is asked in every step: what can be known to fail there fails here."""
-    task, splits = ground.task, ground.splits
+def _language(ground: Ground, student: Student, stages: Stages, progress: Progress) -> Ground:
+    """What can be known to fail in training fails here; where the teacher is not asked in every step, it is now."""
+    task = ground.task
     assert ground.teacher is not None
     for model, processor in ((ground.teacher.model.model, ground.processor), (student.model, student.processor)):
         verify_head(model, made_up_row(processor, task))
-    shared_by(ground, student.model, student.processor)
-    parts = [part for part in (splits.train, splits.transfer, splits.validation, splits.test) if part is not None]
-    ground.truncated = sum(task.encode(part, ground.processor).truncated for part in parts)
+    _require_one_language(ground, student)
+    outputs, spec = shared_by(ground, student.model, student.processor), ground.recipe.teacher
+    rollouts = ground.recipe.rollouts
+    if rollouts is not None and rollouts.source == "vllm" and outputs is not None:
+        raise PlanError(
+            "rollouts.source: the served teacher writes tokens by its own numbers, and this student has others. Use a "
+            "student with all of the teacher's tokens, or source: student."
+        )
+    if isinstance(spec, StoredTeacherSpec):
+        ground.store = stages.read(
+            "signals", lambda: open_language(ground, spec, outputs), lambda store: store.manifest.key
+        )
+    elif not ground.live:
+        ground.store = label_language(ground, spec, outputs, _about(ground), stages, progress)
+    ground.truncated = _cut_rows(ground, stages.say)
     return ground
+
+
+def _cut_rows(ground: Ground, say: Say) -> int:
+    """How many rows are cut. Says which parts have prompts that leave no room for an answer; raises DataError where no
+    row of a part has anything left to tell.
+    """
+    task, splits, cut = ground.task, ground.splits, 0
+    parts = {"train": splits.train, "transfer": splits.transfer, "validation": splits.validation, "test": splits.test}
+    for name, rows in parts.items():
+        if rows is None:
+            continue
+        encoded = task.encode(rows, ground.processor)
+        cut += encoded.truncated
+        empty = np.flatnonzero(encoded.labels == 0)
+        if not len(empty):
+            continue
+        told = (
+            f"{name}: in {len(empty):,} of {len(encoded):,} rows (row {int(empty[0])} is the first) no token is left "
+            f"to learn: what stands before the answer fills task.max_length ({task.spec.max_length}). Raise it, or "
+            "leave such rows out."
+        )
+        if len(empty) == len(encoded):
+            raise DataError(told)
+        ground.warnings.append(told)
+        say(f"WARNING: {told}")
+    return cut
+
+
+def _require_one_language(ground: Ground, student: Student) -> None:
+    """Raise PlanError where objectives compare token by token what two tokenizers cut otherwise."""
+    terms = ground.terms(student, ground.objectives, ground.recipe.training.seed)
+    if terms.one_by_one and ground.reads_otherwise(student.processor):
+        widths = {"student_width": head_width(student.model), "teacher_width": 0}
+        shared_outputs(student.processor, ground.processor, **widths)
 
 
 def _choose(ground: Ground, student: Student, stages: Stages) -> LayerMaps:
@@ -106,7 +163,7 @@ def _choose(ground: Ground, student: Student, stages: Stages) -> LayerMaps:
         asked, identity = (store := open_stored(spec, ground.task, Wanted())), store.manifest.key
     else:
         assert teacher is not None
-        asked, identity = teacher, [teacher.source.hash, _fitted(spec, teacher)]
+        asked, identity = teacher, [teacher.source.hash, ground.fitted]
     shaped_by = [
         [recipe.student.model_dump(mode="json", exclude={"licence"}), recipe.training.seed, *ground.start],
         [identity, recipe.task.model_dump(mode="json"), ground.splits.hash],
@@ -145,7 +202,7 @@ def _teacher_labels(recipe: Recipe, handed: Handed) -> tuple[str, ...]:
                 )
             return own_labels(find_origin(recipe.teacher).folder)
         case StoredTeacherSpec():
-            from attar.teachers.store import find_store, read_manifest
+            from attar.teachers.manifest import find_store, read_manifest
 
             return read_manifest(find_store(Path(recipe.teacher.path))).labels
         case _:
@@ -166,7 +223,7 @@ def _with_teacher(
     spec = recipe.teacher
     if isinstance(spec, StoredTeacherSpec):
         return _with_stored(recipe, spec, out, task, splits, handed, device, [data])
-    teacher = _local_teacher(spec, out, task, splits, stages, handed, device, progress)
+    teacher = _local_teacher(spec, out, task, splits, stages, handed, recipe.training, device, progress)
     facts = ModelFacts(
         name=teacher.source.name,
         family=teacher.family,
@@ -176,13 +233,14 @@ def _with_teacher(
     return Ground(
         recipe, out, device, task, splits, teacher.processor, teacher, facts, [teacher.source, data], handed,
         _objectives(recipe, handed),
-        inside=teacher.inside, warnings=list(teacher.warnings),
+        inside=teacher.inside, warnings=list(teacher.warnings), fitted=_fitted(spec, teacher),
+        targets=(spec.targets or SAMPLED) if isinstance(task, CausalLM) and signals_mode(recipe) == "store" else None,
     )  # fmt: skip
 
 
 def _local_teacher(
-    spec: LocalTeacherSpec, out: Path, task: Task, splits: Splits, stages: Stages, handed: Handed, device: str,
-    progress: Progress,
+    spec: LocalTeacherSpec, out: Path, task: Task, splits: Splits, stages: Stages, handed: Handed,
+    training: TrainingSpec, device: str, progress: Progress,
 ) -> LocalTeacher:  # fmt: skip
     if handed.teacher is not None:
         from attar.teachers.local import from_module
@@ -195,10 +253,16 @@ def _local_teacher(
     fields = spec.model_dump(mode="json", include={"config", "fit", "fitting", "pooling", "batch_tokens"})
     rows = replace(splits, transfer=None, hash=_hash_rows(task, splits.train, splits.validation))
     shaped_by = [fields, origin, task.spec.model_dump(mode="json"), list(task.labels), rows.hash]
-    stages.run(
-        "teacher", shaped_by, [folder], FittedFacts,
-        lambda: fit_teacher(spec, task, rows, folder, device=device, progress=progress),
-    )  # fmt: skip
+
+    def work() -> FittedFacts:
+        if isinstance(task, CausalLM):
+            return tune_teacher(
+                spec, task, rows, folder, training, device=device, progress=progress, ranks=stages.ranks
+            )
+        return fit_teacher(spec, task, rows, folder, device=device, progress=progress)
+
+    shaped_by += [training.precision] if isinstance(task, CausalLM) else []
+    stages.run("teacher", shaped_by, [folder], FittedFacts, work, together=isinstance(task, CausalLM))
     return load_fitted(folder, task, trust_remote_code=spec.trust_remote_code)
 
 
@@ -212,15 +276,23 @@ def _with_stored(
     recipe: Recipe, spec: StoredTeacherSpec, out: Path, task: Task, splits: Splits, handed: Handed, device: str,
     sources: list[SourceFacts],
 ) -> Ground:  # fmt: skip
-    store = open_stored(spec, task, Wanted(logits=True))
+    language = isinstance(task, CausalLM)
+    if language:
+        store = open_store(Path(spec.path).expanduser(), TokenStore)
+    else:
+        store = open_stored(spec, task, Wanted(logits=True))
     about: dict[str, Any] = store.manifest.about
     teacher = find_rescorer(spec, store, task)
+    if teacher is None and language:
+        raise StoreError(f"{store.path}: {NEEDS_TEACHER}")
     processor = teacher.processor if teacher is not None else stored_processor(store, task)
     source = SourceFacts.model_validate(about["source"])
     return Ground(
         recipe, out, device, task, splits, processor, teacher, ModelFacts.model_validate(about["facts"]),
         [source, *sources], handed, _objectives(recipe, handed),
         inside=Inside({int(layer): width for layer, width in about["widths"].items()}),
+        store=store if isinstance(store, TokenStore) else None,
+        targets=targets_of_store(store) if isinstance(store, TokenStore) else None,
     )  # fmt: skip
 
 
@@ -240,21 +312,14 @@ def _label(ground: Ground, spec: LocalTeacherSpec, wanted: Wanted, stages: Stage
         }
     facts = {
         "teacher": teacher.source.hash,
-        "fitted": _fitted(spec, teacher),
+        "fitted": ground.fitted,
         "processor": hash_processor(ground.processor),
         "task": task.spec.model_dump(mode="json", exclude={"metric", "slice_by"}),
         "label_map": spec.label_map,
         "dtype": "float32",
         "batch_tokens": spec.batch_tokens,
     }
-    about = {
-        "name": ground.sources[0].name,
-        "licence": ground.sources[0].licence,
-        "source": ground.sources[0].model_dump(mode="json"),
-        "facts": ground.teacher_facts.model_dump(mode="json"),
-        "widths": {str(layer): width for layer, width in ground.inside.widths.items()},
-        "folder": None if teacher.folder is None else str(teacher.folder.resolve()),
-    }
+    about = _about(ground)
     folder = store_folder(teacher, task, wanted, place, facts)
 
     def work() -> Labelled:
@@ -274,6 +339,19 @@ def _label(ground: Ground, spec: LocalTeacherSpec, wanted: Wanted, stages: Stage
     return open_store(folder)
 
 
+def _about(ground: Ground) -> dict[str, Any]:
+    """For people, and for whoever opens the store without the teacher."""
+    folder = None if ground.teacher is None else ground.teacher.folder
+    return {
+        "name": ground.sources[0].name,
+        "licence": ground.sources[0].licence,
+        "source": ground.sources[0].model_dump(mode="json"),
+        "facts": ground.teacher_facts.model_dump(mode="json"),
+        "widths": {str(layer): width for layer, width in ground.inside.widths.items()},
+        "folder": None if folder is None else str(folder.resolve()),
+    }
+
+
 def _student_source(ground: Ground, policy: PolicyFacts) -> list[SourceFacts]:
     """The model that the student starts from, where that is another than the teacher."""
     if ground.handed.student is not None:
@@ -289,7 +367,7 @@ def _opened(ground: Ground, spec: StoredTeacherSpec, wanted: Wanted) -> Store:
     """A store that was made before, checked against the recipe and, where the teacher is there, against its answers."""
     store = open_stored(spec, ground.task, wanted)
     if ground.teacher is not None:
-        spot_check(store, ground.teacher, ground.task, ground.splits.train, n=spec.spot_check)
+        ground.spot_check = spot_check(store, ground.teacher, ground.task, ground.splits.train, n=spec.spot_check)
     return store
 
 

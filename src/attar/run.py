@@ -6,23 +6,31 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from attar.answer_judge import AnswerJudge
 from attar.certify import certify
-from attar.facts import RunFacts
+from attar.facts import PolicyFacts, RunFacts
 from attar.governance.policy import decide_for, require_allowed
-from attar.ground import Ground, Handed, Progress
+from attar.ground import Ground, Handed, Progress, Say
 from attar.handover import require_exports, sweep, withdraw, write
-from attar.judges import judge_of
-from attar.plan import make_plan
+from attar.judges import Judge, LabelJudge, LanguageJudge
+from attar.plan import Plan, make_plan
 from attar.plan.objectives import signals_mode
 from attar.preparing import prepare
+from attar.ranks import Ranks, joined
 from attar.recipe import Recipe
 from attar.recipe.teacher import LocalTeacherSpec
 from attar.seeds import Seed, limit_threads, run_seed
+from attar.shortage import advice_for
 from attar.stages import Stages, locked
 from attar.storage import atomic_folder
+from attar.tasks.causal_lm import CausalLM
 from attar.teachers.origin import quiet
+
+_PATIENCE = 1800.0
+"""As in TrainingArguments."""
 
 
 def run(
@@ -37,36 +45,35 @@ def run(
 ) -> RunFacts:
     """Carry a recipe to its end in the folder `out`, and return what is in run.json.
 
+    Of several processes that torchrun started all train, and the first does all else; `out` must be on a disk that all
+    of them see.
+
     Every stage that was done before, by the same things, is skipped. `seeds` > 1 trains that many students (the
     recipe's seed and the following) into one record. A missed budget is told in `budget` and `status`, not raised; an
     export that was refused raises ParityError or ExportError after all else is written (`complain` off: it stands in
     `refused` alone).
     """
     given = handed or Handed()
-    plan = make_plan(recipe, python_objects=handed is not None, out=out)
-    policy = decide_for(recipe, fetch=True)
-    require_allowed(policy)
-    with locked(out), quiet():
-        before = limit_threads(recipe.training.threads)
-        try:
-            for warning in plan.warnings:
-                say(f"WARNING: {warning}")
-            stages = Stages(out / "store" / "stages", say)
-            ground = prepare(recipe, out, stages, handed=given, policy=policy, progress=progress)
-            judge, first = judge_of(ground), recipe.training.seed
-            done = [
-                run_seed(ground, judge, seed, out if seeds == 1 else out / "seeds" / str(seed), stages, progress)
-                for seed in range(first, first + seeds)
-            ]
-            best = max(done, key=lambda seed: judge.worth(seed.validation))
-            chosen = _hand_over(best, ground)
-            ground.warnings[:0] = plan.warnings
-            facts = certify(ground, judge, done, chosen, stages, policy)
-            for seed in {seed.folder: seed for seed in [*done, chosen]}.values():
-                sweep(seed.folder, seed.training, _exports(seed))
-            write(facts, recipe, out)
-        finally:
-            limit_threads(before)
+    with joined(_patience(recipe)) as ranks:
+        say, progress = _heard(ranks, say, progress)
+        plan = ranks.by_first(lambda: make_plan(recipe, python_objects=handed is not None, out=out))
+        policy = ranks.by_first(lambda: decide_for(recipe, fetch=True))
+        require_allowed(policy)
+        with locked(out, ranks), quiet():
+            before = limit_threads(recipe.training.threads)
+            try:
+                for warning in plan.warnings:
+                    say(f"WARNING: {warning}")
+                stages = Stages(out / "store" / "stages", say, ranks, partial(advice_for, recipe))
+                ground = prepare(recipe, out, stages, handed=given, policy=policy, progress=progress)
+                judge, first = _judge_of(ground), recipe.training.seed
+                done = [
+                    run_seed(ground, judge, seed, out if seeds == 1 else out / "seeds" / str(seed), stages, progress)
+                    for seed in range(first, first + seeds)
+                ]
+                facts = ranks.by_first(lambda: _finish(ground, judge, done, stages, plan, policy))
+            finally:
+                limit_threads(before)
     if complain:
         require_exports(facts, out)
     return facts
@@ -86,18 +93,52 @@ def label_only(
     if isinstance(recipe.teacher, LocalTeacherSpec) and signals_mode(recipe) == "live":
         stored = {"teacher": recipe.teacher.model_copy(update={"signals": "store"})}
         recipe = recipe.model_copy(update=stored)
-    make_plan(recipe, out=out)
-    policy = decide_for(recipe, fetch=True)
-    require_allowed(policy)
-    with locked(out), quiet():
-        before = limit_threads(recipe.training.threads)
-        try:
-            stages = Stages(out / "store" / "stages", say)
-            ground = prepare(recipe, out, stages, handed=Handed(), policy=policy, progress=progress)
-        finally:
-            limit_threads(before)
+    with joined(_patience(recipe)) as ranks:
+        say, progress = _heard(ranks, say, progress)
+        ranks.by_first(lambda: make_plan(recipe, out=out))
+        policy = ranks.by_first(lambda: decide_for(recipe, fetch=True))
+        require_allowed(policy)
+        with locked(out, ranks), quiet():
+            before = limit_threads(recipe.training.threads)
+            try:
+                stages = Stages(out / "store" / "stages", say, ranks, partial(advice_for, recipe))
+                ground = prepare(recipe, out, stages, handed=Handed(), policy=policy, progress=progress)
+            finally:
+                limit_threads(before)
     assert ground.store is not None
     return ground.store.path
+
+
+def _judge_of(ground: Ground) -> Judge:
+    """The judge that the run's task wants."""
+    if not isinstance(ground.task, CausalLM):
+        return LabelJudge(ground)
+    return AnswerJudge(ground) if ground.task.metric == "exact_match" else LanguageJudge(ground)
+
+
+def _finish(
+    ground: Ground, judge: Judge, done: list[Seed], stages: Stages, plan: Plan, policy: PolicyFacts
+) -> RunFacts:
+    """From finished seeds to what is handed over."""
+    best = max(done, key=lambda seed: judge.worth(seed.validation))
+    chosen = _hand_over(best, ground)
+    ground.warnings[:0] = plan.warnings
+    facts = certify(ground, judge, done, chosen, stages, policy)
+    for seed in {seed.folder: seed for seed in [*done, chosen]}.values():
+        sweep(seed.folder, seed.training, _exports(seed))
+    write(facts, ground.recipe, ground.out)
+    return facts
+
+
+def _patience(recipe: Recipe) -> float:
+    """Seconds after which a process that does not answer in training is given up."""
+    given = recipe.training.extra.get("ddp_timeout")
+    return float(given) if isinstance(given, int | float) else _PATIENCE
+
+
+def _heard(ranks: Ranks, say: Say, progress: Progress) -> tuple[Say, Progress]:
+    """The first process alone is heard."""
+    return (say, progress) if ranks.first else (lambda _: None, lambda _, __, ___: None)
 
 
 def _hand_over(chosen: Seed, ground: Ground) -> Seed:

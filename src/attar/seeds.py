@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 
+from attar.answer_judge import SAID
 from attar.exports import Exports
 from attar.facts import ArtifactFacts, RefusedFacts, TrainingFacts
 from attar.ground import Ground, Objective, Progress
@@ -19,16 +20,21 @@ from attar.handover import withdraw
 from attar.hashing import hash_value
 from attar.judges import PARTS, Judge, Loaded, shared_by
 from attar.layer_choice import layer_facts
+from attar.objectives.terms.terms import Terms
 from attar.recipe.objectives import HardLabelsSpec
 from attar.signals import Wanted
 from attar.stages import Stages
 from attar.storage import atomic_folder, atomic_write
 from attar.students.build import save_student
+from attar.students.lora import ADAPTER, adapt, merge
 from attar.students.student import Student
 from attar.tasks.base import Encoded
 from attar.tasks.causal_lm import CausalLM
+from attar.tasks.sequences import Sequences
+from attar.teachers.store import StoreReader
 from attar.training.rows import LiveTeacher, TrainingRows
 from attar.training.train import train
+from attar.training.two_tokenizers import Paired
 
 Role = Literal["student", "control", "control_random"]
 
@@ -69,8 +75,9 @@ def run_seed(ground: Ground, judge: Judge, seed: int, folder: Path, stages: Stag
         said = {name: arrays[name] for name in arrays.files}
     split = {part: {n.split("/")[1]: v for n, v in said.items() if n.startswith(part)} for part in PARTS}
     student = Exports(
-        ground, seed, folder, found.temperature, split["validation"]["student"], split["test"]["teacher"], stages
-    )
+        ground, seed, folder, found.temperature, split["validation"]["student"], split["test"]["teacher"],
+        split["test"].get(f"teacher{SAID}"), stages,
+    )  # fmt: skip
     made = [student.make(spec) for spec in ground.recipe.export]
     artifacts = [one for one in made if isinstance(one, ArtifactFacts)]
     refused = [one for one in made if isinstance(one, RefusedFacts)]
@@ -91,11 +98,14 @@ def roles(ground: Ground) -> list[Role]:
 def _train(
     ground: Ground, judge: Judge, role: Role, seed: int, folder: Path, stages: Stages, progress: Progress
 ) -> TrainingFacts:
-    """The control is the student's recipe with the labels as its only objective; nothing else differs."""
+    """The control is the student's recipe with the labels as its only objective, those of the data's own answers where
+    the student learns from written ones; nothing else differs.
+    """
     recipe = ground.recipe
     objectives: Sequence[Objective] = (
         ground.objectives if role == "student" else (HardLabelsSpec(kind="hard_labels", weight=1.0),)
     )
+    rollouts = recipe.rollouts if role == "student" else None
     spec = recipe.training.model_copy(update={"seed": seed, **({} if role == "student" else {"balance": "off"})})
     recorded = recipe.objectives if role == "student" else objectives
     shaped_by: list[Any] = [
@@ -105,16 +115,21 @@ def _train(
         recipe.task.model_dump(mode="json"),
         [ground.splits.hash, ground.signals_key, role, *ground.start],
         *([ground.chosen.model_dump(mode="json")] if role == "student" and ground.chosen.maps else []),
+        *([rollouts.model_dump(mode="json", exclude={"url"})] if rollouts is not None else []),
     ]
     place = folder / role
 
     def work() -> TrainingFacts:
-        if place.exists():
+        if stages.ranks.first and place.exists():
             withdraw(ground.out)
         student = ground.student(seed, "random" if role == "control_random" else "recipe")
+        lora = getattr(recipe.student, "lora", None)
+        if lora is not None:
+            student = adapt(student, lora, seed)
         terms = ground.terms(student, objectives, seed)
         rows = ground.rows
-        encoded = ground.task.encode(rows, student.processor)
+        pair = ground.paired(student)
+        encoded = ground.task.encode(rows, student.processor) if pair is None else pair.student
         needs = terms.needs_teacher
         live = ground.live and needs
         checkpoints = folder / "checkpoints" / role
@@ -125,35 +140,51 @@ def _train(
             TrainingRows(
                 student=encoded,
                 processor=student.processor,
-                signals=ground.reader(rows, terms.wanted_teacher) if needs and not live else None,
-                live=_live(ground, student, encoded, terms.wanted_teacher) if live else None,
+                signals=_stored(ground, student, encoded, terms.wanted_teacher) if needs and not live else None,
+                live=_live(ground, student, encoded, terms, pair) if live else None,
             ),
             spec,
             checkpoints,
             key=hash_value(shaped_by),
+            rollouts=rollouts,
             evaluate=lambda model: judge.quality(model, student.processor),
             progress=progress,
             log=folder / "log.jsonl",
             phase=role,
         )
-        with atomic_folder(place) as fresh:
-            save_student(student.model.cpu(), student.processor, fresh)
+        student.model.cpu()
+        if stages.ranks.first:
+            with atomic_folder(place) as fresh:
+                model = student.model if lora is None else merge(student.model, fresh / ADAPTER)
+                save_student(model, student.processor, fresh)
         layers = layer_facts(terms, objectives, ground.chosen)
         return facts.model_copy(update={"initial": student.initial, "layers": layers})
 
-    return stages.run(f"{seed}/{role}", shaped_by, [place], TrainingFacts, work)
+    return stages.run(f"{seed}/{role}", shaped_by, [place], TrainingFacts, work, together=True)
 
 
-def _live(ground: Ground, student: Student, encoded: Encoded, wanted: Wanted) -> LiveTeacher:
+def _stored(ground: Ground, student: Student, encoded: Encoded, wanted: Wanted) -> StoreReader:
+    if isinstance(encoded, Sequences):
+        return ground.token_reader(encoded, shared_by(ground, student.model, student.processor))
+    return ground.reader(ground.rows, wanted)
+
+
+def _live(ground: Ground, student: Student, encoded: Encoded, terms: Terms, pair: Paired | None) -> LiveTeacher:
     """The teacher with its view of the rows, which is the student's own where both read by one processor."""
     assert ground.teacher is not None, "live signals need a model"
     teacher, same = ground.teacher.model, student.processor is ground.processor
+    if pair is None and not same:
+        theirs = ground.task.encode(ground.rows, ground.processor)
+    else:
+        theirs = encoded if pair is None else pair.teacher
     return LiveTeacher(
         model=teacher.model if isinstance(ground.task, CausalLM) else teacher,
-        encoded=encoded if same else ground.task.encode(ground.rows, ground.processor),
+        encoded=theirs,
         processor=ground.processor,
-        wanted=ground.teacher.resolve(wanted),
+        wanted=ground.teacher.resolve(terms.wanted_teacher),
         outputs=shared_by(ground, student.model, student.processor),
+        alike=pair is None or terms.one_by_one,
+        spans=None if pair is None else (pair.student_spans, pair.teacher_spans),
     )
 
 

@@ -1,6 +1,7 @@
 """What a teacher or a student says about a batch, and how to ask a model for it.
 
-Shape letters: N rows, T tokens (or pixels of a feature map), D width of a hidden state, C classes, H x W pixels.
+Shape letters: N rows, T tokens (or pixels of a feature map), D width of a hidden state, C classes, H x W pixels, K
+listed tokens, S drawn ones.
 """
 
 from __future__ import annotations
@@ -41,6 +42,32 @@ class Wanted:
         return bool(self.attention) or any(key.pool == "none" for key in self.hidden)
 
 
+class Listed(NamedTuple):
+    """What a teacher says of some tokens, and of all the others together."""
+
+    log_probs: Tensor
+    """[N, K], over the whole vocabulary: -inf at padding and where the probability is 0."""
+    token_ids: Tensor
+    """int64 [N, K], distinct in a row; -1 is padding."""
+    tail: Tensor
+    """[N]: log-probability of all other tokens together, -inf where none is left."""
+
+
+class Sampled(NamedTuple):
+    """Tokens drawn for each row, with what an unbiased estimate needs."""
+
+    log_probs: Tensor
+    """[N, S]: the teacher's log-probabilities of the drawn tokens."""
+    token_ids: Tensor
+    """int64 [N, S]; a token that was drawn twice stands there twice, and -1 where rounding drew what p excludes."""
+    weights: Tensor
+    """[N, S]: p / (S r)."""
+
+
+Few = Listed | Sampled
+"""A few tokens a row in the place of logits."""
+
+
 @dataclass
 class Signals:
     """Signals of one batch. `hidden` values are [N, D]; where `pool` is "none" [N, T, D], where it is "map" [N, D, H,
@@ -54,6 +81,18 @@ class Signals:
     hidden: dict[HiddenKey, Tensor] = field(default_factory=dict[HiddenKey, Tensor])
     mask: Tensor | None = None
     attention: dict[AttentionKey, Tensor] = field(default_factory=dict[AttentionKey, Tensor])
+    few: Few | None = None
+    """In the place of `logits`, where these were stored token by token; at the temperature of the store."""
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Signals:
+        """From fields by name, of which `few` may be a dict: what goes through a data loader."""
+        few = fields.get("few")
+        if isinstance(few, Mapping):
+            tensors = cast("Mapping[str, Tensor]", few)
+            few = Sampled(**tensors) if "weights" in tensors else Listed(**tensors)
+        given: dict[str, Any] = {**fields, "few": few}
+        return cls(**given)
 
     def of_outputs(self, outputs: Tensor) -> Signals:
         """The same with some of the logits, in this order; their softmax runs over these alone."""
@@ -137,8 +176,9 @@ def _ask_tokens(model: nn.Module, inputs: dict[str, Tensor], wanted: Wanted, pos
     attention: dict[AttentionKey, Tensor] = {}
     if wanted.attention:
         (last, states), attention = ask_with_taps(
-            model, inputs, wanted.attention, lambda whole, given: body_states(whole, given, hidden=bool(wanted.hidden))
-        )
+            model, inputs, wanted.attention,
+            lambda whole, given: body_states(whole, given, hidden=bool(wanted.hidden), pack=False),
+        )  # fmt: skip
     else:
         last, states = body_states(model, inputs, hidden=bool(wanted.hidden))
     logits = project(model, last.flatten(0, 1)[positions]) if wanted.logits else None

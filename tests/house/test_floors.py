@@ -11,16 +11,21 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "attar"
 FLOORS = [
-    {"errors", "gguf_header", "hashing", "facts", "storage", "version"},
+    {"errors", "gguf_header", "hashing", "head_families", "facts", "storage", "version"},
     {"recipe"},
-    {"plan", "data", "logits", "heads", "hooks", "signals", "identity", "answers", "tasks"},
-    {"objectives", "teachers", "students"},
+    {"plan", "data", "logits", "heads", "hooks", "packing", "signals", "identity", "answers", "ranks", "tasks"},
+    {"objectives", "teachers", "students", "generation"},
     {"training", "evaluation", "bench", "export", "governance", "testing"},
     {"report"},
     {
         "run",
+        "shortage",
         "ground",
         "judges",
+        "language_store",
+        "answer_judge",
+        "answered",
+        "fine_tuning",
         "layer_choice",
         "preparing",
         "seeds",
@@ -28,10 +33,11 @@ FLOORS = [
         "certify",
         "stages",
         "handover",
+        "token_forms",
         "finished",
         "page",
     },
-    {"cli", "terminal", "door", "server", "__init__"},
+    {"cli", "terminal", "door", "server", "__init__", "__main__"},
 ]
 FLOOR = {part: level for level, parts in enumerate(FLOORS) for part in parts}
 MODULES = sorted(p for p in SOURCE.rglob("*.py"))

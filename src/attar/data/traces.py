@@ -29,7 +29,7 @@ def same_answer(one: str, other: str) -> bool:
     """
     if one.split() == other.split():
         return True
-    left, right = _json(one), _json(other)
+    left, right = read_json(one), read_json(other)
     return left is not None and left == right
 
 
@@ -44,7 +44,7 @@ def final_answer(trace: str) -> str | None:
         return None
     if _BOX in said:
         return _up_to_closing_brace(said.rpartition(_BOX)[2])
-    return said if _json(said) is not None else said.splitlines()[-1].strip()
+    return said if read_json(said) is not None else said.splitlines()[-1].strip()
 
 
 def verified(
@@ -92,12 +92,24 @@ def _up_to_closing_brace(text: str) -> str | None:
     return None
 
 
-def _json(text: str) -> list[Any] | None:
-    """The value in a list, so that null is not None; numbers by value, told apart from true and false."""
+def read_json(text: str) -> list[Any] | None:
+    """The value of a text in JSON, in a list, so that null is not None; numbers by value, as a tuple of one, told apart
+    from true and false. None where it is no JSON, and where an object has a member twice.
+    """
     try:
-        return [json.loads(text, parse_int=_number, parse_float=_number, parse_constant=_no_json)]
+        value = json.loads(
+            text, parse_int=_number, parse_float=_number, parse_constant=_no_json, object_pairs_hook=_members
+        )
     except (ValueError, ArithmeticError, RecursionError):
         return None
+    return [value]
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a member stands twice")
+    return members
 
 
 def _number(text: str) -> tuple[Decimal]:

@@ -14,18 +14,18 @@ from PIL import Image
 
 from attar.data.augment_image import augment_images
 from attar.data.augment_text import augment_texts
-from attar.data.columns import Rows, canonical, column, read_rows, text_rows
+from attar.data.columns import Rows, canonical, column, read_prompts, read_rows, text_rows
 from attar.data.cutting import draw
 from attar.data.images import as_png, to_rgb
 from attar.data.labels import NO_LABEL, no_labels, problem_of
-from attar.data.overlap import outside
+from attar.data.overlap import outside, text_key
 from attar.data.sources import read_source
 from attar.errors import DataError
 from attar.facts import SourceFacts
 from attar.recipe import Recipe
 from attar.recipe.data import AugmentImageSpec, AugmentTextSpec, DataSpec, UnlabelledSpec
 from attar.recipe.nearest import did_you_mean, listed
-from attar.recipe.task import ImageClassificationSpec, TaskSpec, TextClassificationSpec
+from attar.recipe.task import CausalLMSpec, ImageClassificationSpec, TaskSpec, TextClassificationSpec
 
 
 def transfer_rows(
@@ -46,13 +46,14 @@ def transfer_rows(
                 part = _images(spec, task, rows["train"], avoid, place, notes)
             case UnlabelledSpec():
                 found = _unlabelled(spec, task, recipe.data, width, place)
-                part = found.take(outside(found.keys, held_out))
-                sources.append(SourceFacts(role="transfer", name=spec.source, revision=spec.revision, hash=part.hash()))
+                closed = _prompts(rows) if _answers_prompts(task) else held_out
+                part = found.take(outside(found.keys, closed))
                 if len(part) < len(found):
-                    notes.append(
-                        f"{len(found) - len(part)} rows of {place} that stand in test or validation were taken out."
-                    )
-                    removed += len(found) - len(part)
+                    where = "train, test or validation" if _answers_prompts(task) else "test or validation"
+                    notes.append(f"{len(found) - len(part)} rows of {place} that stand in {where} were taken out.")
+                    removed += 0 if _answers_prompts(task) else len(found) - len(part)
+                part = part if spec.rows is None else part.take(draw(np.zeros(len(part)), spec.rows, recipe.data.seed))
+                sources.append(SourceFacts(role="transfer", name=spec.source, revision=spec.revision, hash=part.hash()))
             case _:
                 assert_never(spec)
         avoid = avoid | set(part.keys)
@@ -125,8 +126,20 @@ def _unlabelled(spec: UnlabelledSpec, task: TaskSpec, data: DataSpec, width: int
     if len(raw) == 0:
         raise DataError(f"{place}: {raw.place} has no rows. Choose another split or source.")
     labels = no_labels(problem_of(task), len(raw), width)
+    if isinstance(task, CausalLMSpec) and _answers_prompts(task):
+        return read_prompts(raw, task)
     rows = read_rows(raw, task, labels, source.base, "unlabelled")
     return rows if spec.rows is None else rows.take(draw(np.zeros(len(raw)), spec.rows, data.seed))
+
+
+def _answers_prompts(task: TaskSpec) -> bool:
+    """Are unlabelled rows prompts that the teacher answers?"""
+    return isinstance(task, CausalLMSpec) and task.prompt is not None
+
+
+def _prompts(rows: Mapping[str, Rows]) -> set[str]:
+    """Keys of all prompts that the data answers itself."""
+    return {text_key(prompt) for part in rows.values() for prompt in cast("list[str]", column(part.dataset, "prompt"))}
 
 
 def _names(data: DataSpec) -> set[str]:

@@ -2,45 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Collection, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
-import torch
 from torch import nn
 
+from attar.generation import alike, ends_of, write
 from attar.tasks.base import Processor
 
-_TOGETHER = 16
-"""Prompts a batch."""
+_TOGETHER = {"cpu": 16}
+_TOGETHER_ELSEWHERE = 64
+"""Prompts a batch, by device."""
+
+
+class Completion(NamedTuple):
+    """What a model wrote after one prompt."""
+
+    text: str
+    tokens: int
+    """The end token among them, where it came."""
+    ended: bool
+    """False: cut at the longest length allowed."""
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """A model that writes by itself, as an exported file does."""
+
+    def write(self, prompts: Sequence[Sequence[int]], *, longest: int, ends: Collection[int]) -> list[list[int]]:
+        """The tokens after each prompt: the last is one of `ends`, or the `longest`th."""
+        ...
 
 
 def complete(
     model: nn.Module, processor: Processor, prompts: Sequence[Sequence[int]], *, longest: int, device: str = "cpu"
-) -> list[str]:
-    """What the model writes after each prompt (token ids), its likeliest token each time; in the prompts' order.
+) -> list[Completion]:
+    """What the model writes after each prompt (token ids), in the prompts' order: `write_greedily` as text."""
+    ends = ends_of(model, processor)
+    return [
+        Completion(processor.decode(own, skip_special_tokens=True), len(own), bool(own) and own[-1] in ends)
+        for own in write_greedily(model, processor, prompts, longest=longest, device=device)
+    ]
 
-    It ends with the end token, which is not part of the text, or after `longest` tokens. Prompts of like length are
-    batched, padded on the left. The model is left in the mode it came in.
+
+def write_greedily(
+    model: nn.Module, processor: Processor, prompts: Sequence[Sequence[int]], *, longest: int, device: str = "cpu"
+) -> list[list[int]]:
+    """The tokens that the model puts after each prompt (token ids), its likeliest one each time; in the prompts' order.
+
+    The last is an end token, or the `longest`th. Prompts of like length are batched, padded on the left. The model is
+    left in the mode it came in.
     """
-    order = sorted(range(len(prompts)), key=lambda at: len(prompts[at]))
-    written = [""] * len(prompts)
-    was_training = model.training
-    model.to(device).eval()
-    try:
-        for start in range(0, len(order), _TOGETHER):
-            chosen = order[start : start + _TOGETHER]
-            width = max(len(prompts[at]) for at in chosen)
-            ids = torch.full((len(chosen), width), int(processor.pad_token_id))
-            mask = torch.zeros_like(ids)
-            for row, at in enumerate(chosen):
-                ids[row, width - len(prompts[at]) :] = torch.tensor(list(prompts[at]))
-                mask[row, width - len(prompts[at]) :] = 1
-            made = cast("Any", model).generate(
-                input_ids=ids.to(device), attention_mask=mask.to(device), max_new_tokens=longest, do_sample=False,
-                pad_token_id=processor.pad_token_id, temperature=None, top_p=None, top_k=None,
-            )  # fmt: skip
-            for at, tokens in zip(chosen, made[:, width:].tolist(), strict=True):
-                written[at] = processor.decode(tokens, skip_special_tokens=True)
-    finally:
-        model.train(was_training)
-    return written
+    pad, ends = int(processor.pad_token_id), ends_of(model, processor)
+    if isinstance(model, Writer):
+        return model.write(prompts, longest=longest, ends=ends)
+    model.to(device)
+    written: dict[int, list[int]] = {}
+    for group in alike([len(prompt) for prompt in prompts], _TOGETHER.get(device, _TOGETHER_ELSEWHERE)):
+        found = write(model, [prompts[at] for at in group], pad=pad, ends=ends, longest=longest)
+        written |= dict(zip(group, found, strict=True))
+    return [written[at] for at in range(len(prompts))]

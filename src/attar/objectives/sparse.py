@@ -9,40 +9,17 @@ the teacher's distribution, q the student's.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from attar.objectives.response.derived import divergence
+from attar.signals import Listed, Sampled
 
 _INF = float("inf")
 _PADDING = -1
 _ROUNDING = 64
 """In units of the last place: a tail found as 1 minus a sum, and no larger than this, may be no tail at all."""
-
-
-class Listed(NamedTuple):
-    """What a teacher says of some tokens, and of all the others together."""
-
-    log_probs: Tensor
-    """[N, K], over the whole vocabulary: -inf at padding and where the probability is 0."""
-    token_ids: Tensor
-    """int64 [N, K], distinct in a row; -1 is padding."""
-    tail: Tensor
-    """[N]: log-probability of all other tokens together, -inf where none is left."""
-
-
-class Sampled(NamedTuple):
-    """Tokens drawn for each row, with what an unbiased estimate needs."""
-
-    log_probs: Tensor
-    """[N, S]: the teacher's log-probabilities of the drawn tokens."""
-    token_ids: Tensor
-    """int64 [N, S]; a token that was drawn twice stands there twice, and -1 where rounding drew what p excludes."""
-    weights: Tensor
-    """[N, S]: p / (S r)."""
 
 
 def sparse_kl(

@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attar.objectives.sparse import Sampled
+from attar.signals import Sampled
 
 THRESHOLD = 0.02
 """Of SmolLM2 about 17 tokens a row are kept or drawn at it, 38 bytes when stored (see benchmarks/README.md)."""

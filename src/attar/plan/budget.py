@@ -7,6 +7,9 @@ from attar.plan.notes import Notes
 from attar.plan.result import ModelPlan, Size
 from attar.recipe import Recipe
 
+BYTES = {"fp32": 4.0, "fp16": 2.0, "f16": 2.0, "int8": 1.0, "q8_0": 34 / 32, "q4_0": 18 / 32, "int4": 20.5 / 32}
+"""Bytes a parameter, by precision; 32 numbers share two bytes in GGUF's blocks, and four and a half in ONNX's."""
+
 
 def check_budget(recipe: Recipe, teacher: ModelPlan, student: ModelPlan, notes: Notes) -> tuple[BudgetFacts, ...]:
     """Each line of the budget with what is known; one that cannot be met is a problem."""
@@ -17,11 +20,11 @@ def check_budget(recipe: Recipe, teacher: ModelPlan, student: ModelPlan, notes: 
     if budget.max_bytes is not None:
         if not recipe.export:
             notes.warn(("budget", "max_bytes"), "nothing is exported; the fp32 weights of student/ count.")
-        per = 1 if any(spec.precision == "int8" for spec in recipe.export) else 4
+        per = min((BYTES[spec.precision] for spec in recipe.export), default=BYTES["fp32"])
         known = student.params
         least = Size(
-            low=None if known.low is None else per * known.low,
-            likely=None if known.likely is None else per * known.likely,
+            low=None if known.low is None else int(per * known.low),
+            likely=None if known.likely is None else int(per * known.likely),
             note=known.note,
         )
         lines += _line("max_bytes", budget.max_bytes, "bytes", least, teacher.bytes, notes)

@@ -24,6 +24,7 @@ from attar.recipe.task import (
     TaskSpec,
     TextClassificationSpec,
 )
+from attar.recipe.teacher import StoredTeacherSpec
 
 _DIGITS_ROWS = {"train": 1438, "test": 359}
 _SAMPLE = 20_000
@@ -182,7 +183,7 @@ def _columns(task: TaskSpec, chosen: dict[str, Table], notes: Notes) -> None:
     for name, column in {**columns_of(task), **slices}.items():
         for table in chosen.values():
             if table.columns and column not in table.columns:
-                notes.problem(("task", name), _no_column(column, table))
+                notes.problem(("task", *name.split(".", 1)), _no_column(column, table))
                 break
 
 
@@ -361,6 +362,11 @@ def _transfer_rows(recipe: Recipe, notes: Notes, python_objects: bool) -> int | 
 
 
 def _unlabelled(spec: UnlabelledSpec, path: Path, recipe: Recipe, notes: Notes, python_objects: bool) -> int | None:
+    columns = columns_of(recipe.task)
+    if "prompt" in columns:  # the teacher answers them
+        columns = {"prompt": columns["prompt"]}
+        if isinstance(recipe.teacher, StoredTeacherSpec):
+            notes.problem(path, "a store cannot answer prompts. Use teacher.kind: local, or remove this line.")
     splits = _splits(spec.source, (*path, "source"), recipe.task, {spec.split}, notes, python_objects)
     if splits is None:
         return spec.rows
@@ -369,7 +375,7 @@ def _unlabelled(spec: UnlabelledSpec, path: Path, recipe: Recipe, notes: Notes, 
         near = did_you_mean(spec.split, splits)
         notes.problem((*path, "split"), f'there is no split "{spec.split}".{near} Splits there: {listed(splits)}.')
         return spec.rows
-    for column in columns_of(recipe.task).values():
+    for column in columns.values():
         if column not in table.columns:
             notes.problem((*path, "source"), _no_column(column, table))
     if table.rows is None or spec.rows is None:

@@ -13,11 +13,14 @@ from attar.plan.notes import Notes
 from attar.plan.result import ModelPlan, Size
 from attar.plan.rows import RowsFound, problem_of
 from attar.plan.sizes import Count, count, count_language, read_field
+from attar.plan.targets import stored_targets
+from attar.plan.tokenizers import Tokenizer, read_tokenizer
 from attar.plan.transformers_source import config_fields, model_types
 from attar.plan.words import Vocabulary, read_vocabulary
 from attar.recipe import Recipe
 from attar.recipe.nearest import did_you_mean, listed
 from attar.recipe.places import Path
+from attar.recipe.targets import TargetsSpec
 from attar.recipe.task import CausalLMSpec, ImageClassificationSpec
 from attar.recipe.teacher import LocalTeacherSpec, StoredTeacherSpec
 
@@ -33,8 +36,12 @@ class TeacherFound:
     checkpoint: Checkpoint | None = None
     vocabulary: Vocabulary | None = None
     count: Count | None = None
+    tokenizer: Tokenizer | None = None
+    """Of a language model, where its files tell."""
     offers: tuple[str, ...] | None = None
     """Of a stored teacher: its signals; None for a live one, which offers logits and every layer."""
+    targets: TargetsSpec | None = None
+    """Of a language model's stored teacher: what is stored of each token."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -47,7 +54,7 @@ def look_at_teacher(recipe: Recipe, rows: RowsFound, notes: Notes, python_object
     spec = recipe.teacher
     match spec:
         case StoredTeacherSpec():
-            return _stored(spec, rows, notes)
+            return _stored(recipe, spec, rows, notes)
         case LocalTeacherSpec() if spec.config is not None:
             return _untrained(recipe, spec.config, rows, notes)
         case LocalTeacherSpec():
@@ -104,8 +111,9 @@ def _local(recipe: Recipe, spec: LocalTeacherSpec, rows: RowsFound, notes: Notes
             else Size.exact(checkpoint.params)
         )
     return TeacherFound(
-        _plan(str(spec.model), checkpoint.config, params, vocabulary, checkpoint), checkpoint, vocabulary, counted
-    )
+        _plan(str(spec.model), checkpoint.config, params, vocabulary, checkpoint), checkpoint, vocabulary, counted,
+        read_tokenizer(checkpoint) if isinstance(recipe.task, CausalLMSpec) else None,
+    )  # fmt: skip
 
 
 def _untrained(recipe: Recipe, config: dict[str, Any], rows: RowsFound, notes: Notes) -> TeacherFound:
@@ -113,6 +121,8 @@ def _untrained(recipe: Recipe, config: dict[str, Any], rows: RowsFound, notes: N
     check_config(config, path, notes)
     if rows.plan.labelled is False:
         notes.problem(("teacher", "fit"), "an untrained teacher needs labels, and the data has none.")
+    if isinstance(recipe.task, CausalLMSpec):
+        notes.problem(path, "a language model built from a configuration has no tokenizer. Name one in teacher.model.")
     checkpoint = Checkpoint("config", config=config)
     counted = count_of(recipe, config)
     outputs = outputs_of(recipe, rows)
@@ -172,12 +182,15 @@ def _writes(spec: LocalTeacherSpec, checkpoint: Checkpoint, notes: Notes) -> Non
         notes.problem(
             ("teacher", "model"), f"the teacher is no causal language model ({kinds}), but task.kind is causal_lm."
         )
-    if spec.fit != "none":
+    if spec.fit == "probe":
+        notes.problem(("teacher", "fit"), '"probe" fits classifiers. Allowed for causal_lm: none, full (fine-tuning).')
+    if spec.fitting.head_learning_rate is not None:
         notes.problem(
-            ("teacher", "fit"),
-            f'"{spec.fit}" fits classifiers. Allowed for causal_lm: none. Fine-tune the teacher first, and name its '
-            "folder in teacher.model.",
+            ("teacher", "fitting", "head_learning_rate"),
+            "a language model's head is no new part that could have a rate of its own. Remove it.",
         )
+    if spec.pooling != "auto":
+        notes.problem(("teacher", "pooling"), "a language model tells each token: nothing is pooled. Remove it.")
     if spec.label_map is not None:
         notes.problem(("teacher", "label_map"), "a language model has no labels to map. Remove it.")
 
@@ -233,7 +246,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s_-]+", "", name.casefold())
 
 
-def _stored(spec: StoredTeacherSpec, rows: RowsFound, notes: Notes) -> TeacherFound:
+def _stored(recipe: Recipe, spec: StoredTeacherSpec, rows: RowsFound, notes: Notes) -> TeacherFound:
     path: Path = ("teacher", "path")
     unknown = ModelPlan(spec.path, None, None, None, Size(note="the store does not tell"))
     found = _manifest(FilePath(spec.path).expanduser(), path, notes)
@@ -255,7 +268,7 @@ def _stored(spec: StoredTeacherSpec, rows: RowsFound, notes: Notes) -> TeacherFo
     widths = {int(layer): int(width) for layer, width in cast("dict[str, int]", about.get("widths") or {}).items()}
     params = facts.get("params")
     size = Size.exact(params, "as the store says") if isinstance(params, int) else unknown.params
-    vocabulary = read_vocabulary(folder.parent.parent / "processor")
+    vocabulary = read_vocabulary(folder / "processor")
     plan = ModelPlan(
         source=spec.path,
         family=cast("str | None", facts.get("family")),
@@ -266,7 +279,8 @@ def _stored(spec: StoredTeacherSpec, rows: RowsFound, notes: Notes) -> TeacherFo
         bytes=None if size.likely is None else 4 * size.likely,
         labels=labels,
     )
-    return TeacherFound(plan, vocabulary=vocabulary, offers=offers)
+    targets = stored_targets(spec, manifest, path, notes) if isinstance(recipe.task, CausalLMSpec) else None
+    return TeacherFound(plan, vocabulary=vocabulary, offers=offers, targets=targets)
 
 
 def _manifest(folder: FilePath, path: Path, notes: Notes) -> tuple[FilePath, dict[str, Any]] | None:

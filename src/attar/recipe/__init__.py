@@ -12,6 +12,7 @@ from attar.recipe.data import DataSpec
 from attar.recipe.objectives import RecordedSpec
 from attar.recipe.outcome import BudgetSpec, ExportSpec, PolicySpec, ReportSpec
 from attar.recipe.places import Places
+from attar.recipe.rollouts import RolloutsSpec
 from attar.recipe.student import StudentSpec
 from attar.recipe.task import TaskSpec
 from attar.recipe.teacher import TeacherSpec
@@ -33,6 +34,9 @@ class Recipe(Spec):
         description="Losses, each with its weight."
     )
     training: TrainingSpec = Field(default=TrainingSpec(), description="How the student is trained.")
+    rollouts: RolloutsSpec | None = Field(
+        default=None, description="Answers written while a language model is trained; absent: the data's alone."
+    )
     budget: BudgetSpec = Field(default=BudgetSpec(), description="Limits on the outcome.")
     export: tuple[ExportSpec, ...] = Field(default=(), description="Files to hand over.")
     policy: PolicySpec = Field(default=PolicySpec(), description="Recorded permission to distil this teacher.")

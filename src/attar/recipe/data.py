@@ -52,7 +52,11 @@ class AugmentImageSpec(Spec):
 
 
 class UnlabelledSpec(Spec):
-    """Rows without labels from another source, labelled by the teacher. The task's input columns must be there."""
+    """Rows without labels from another source, labelled by the teacher. The task's input columns must be there.
+
+    Of a language model with `prompt` these are prompts, which the teacher answers, its likeliest token each time; they
+    have no part in what the control learns from.
+    """
 
     kind: Literal["unlabelled"]
     source: str = Field(description="Hub name, file or folder, as in `data.source`.")

@@ -21,6 +21,12 @@ PLAIN_NAMES: dict[str, str] = {
     "max_grad_norm": "training.clip",
     "bf16": "training.precision",
     "fp16": "training.precision",
+    "fsdp": "training.parallel",
+    "fsdp_config": "training.parallel",
+    "activation_checkpointing": "training.activation_checkpointing",
+    "activation_checkpointing_kwargs": "training.activation_checkpointing",
+    "gradient_checkpointing": "training.activation_checkpointing",
+    "gradient_checkpointing_kwargs": "training.activation_checkpointing",
     "use_cpu": "training.device",
     "no_cuda": "training.device",
     "seed": "training.seed",
@@ -55,7 +61,7 @@ PLAIN_NAMES: dict[str, str] = {
 
 _GROUPED = "batches are grouped by length"
 _OTHER_WAY = "its training loop goes another way"
-_ONE_DEVICE = "it trains on one device, or under torchrun (DDP)"
+_ONE_DEVICE = "it trains on one device, or under torchrun (training.parallel)"
 _FIXED: dict[str, str] = {
     "group_by_length": _GROUPED,
     "train_sampling_strategy": _GROUPED,
@@ -69,7 +75,6 @@ _FIXED: dict[str, str] = {
     "include_num_input_tokens_seen": _OTHER_WAY,
     "logging_nan_inf_filter": _OTHER_WAY,
     "deepspeed": _ONE_DEVICE,
-    "fsdp": _ONE_DEVICE,
     "parallelism_config": _ONE_DEVICE,
 }
 """Why a field has no name here, for those that no recipe sets."""

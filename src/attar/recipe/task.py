@@ -53,27 +53,57 @@ class ImageClassificationSpec(Spec):
     slice_by: str | None = Field(default=None, description="Column by whose values quality is also reported.")
 
 
+class SpansSpec(Spec):
+    """A value of a JSON answer that is an object itself: the named pieces of a text."""
+
+    spans: str = Field(
+        description="Column with a text in pieces, each a pair [piece, name], or that list as JSON. Pieces with a name "
+        "become members of the object; null names nothing."
+    )
+
+
+class GenerationSpec(Spec):
+    """How answers are written where `metric: exact_match` compares them: the likeliest token each time."""
+
+    max_tokens: Positive = Field(
+        default=128, description="An answer that has not ended after so many tokens is cut there, and counted."
+    )
+    watched_rows: Positive = Field(
+        default=64, description="Rows of validation, evenly spaced, that are answered at each validation in training."
+    )
+
+
 class CausalLMSpec(Spec):
     """A language model: each token is told from those before it. Plain texts, prompts with answers, or chats."""
 
     kind: Literal["causal_lm"]
     text: str = Field(default="text", description="Column with the text; with `prompt`, the column with the answer.")
     prompt: str | None = Field(default=None, description="Column with what the answer follows; absent: plain texts.")
+    json_fields: Annotated[dict[str, str | SpansSpec], Field(min_length=1)] | None = Field(
+        default=None,
+        description="Takes the place of `text`: the answer is a JSON object with these members, in this order, each "
+        "with the column that holds its value, or with `{spans: COLUMN}`.",
+    )
     messages: str | None = Field(
         default=None,
         description="Column with chats, each a list of {role, content}; takes the place of `text` and `prompt`.",
     )
-    template: Literal["auto", "never"] = Field(
+    template: Literal["auto", "always", "never"] = Field(
         default="auto",
-        description="`auto`: prompts and chats are written by the tokenizer's chat template where it has one; `never`: "
-        "prompt and answer stand one after another.",
+        description="`auto`: prompts and chats are written by the tokenizer's chat template where it has one; "
+        "`always`: one that has none is refused; `never`: prompt and answer stand one after another.",
     )
     learn: Literal["answers", "all"] = Field(
         default="answers",
         description="Which tokens count: those of answers (in chats, of the assistant), or all. Of plain texts all do.",
     )
-    metric: Literal["auto", "perplexity"] = Field(
-        default="auto", description="`auto`: perplexity of the tokens that count; lower is better."
+    metric: Literal["auto", "perplexity", "exact_match"] = Field(
+        default="auto",
+        description="`auto`: perplexity of the tokens that count; lower is better. `exact_match`: the share of "
+        "held-out prompts that are answered as the data does; objects and lists are compared as JSON.",
+    )
+    generation: GenerationSpec = Field(
+        default=GenerationSpec(), description="How answers are written (`metric: exact_match`)."
     )
     max_length: Annotated[int, Field(ge=2)] = Field(
         default=512,
@@ -84,8 +114,15 @@ class CausalLMSpec(Spec):
 
     @model_validator(mode="after")
     def _one_form(self) -> CausalLMSpec:
-        if self.messages is not None and (self.prompt is not None or "text" in self.model_fields_set):
+        has_text = self.text != "text"  # its default stands in every recipe that a run has written out
+        if self.messages is not None and (self.prompt is not None or self.json_fields is not None or has_text):
             raise ValueError("give either `messages`, or `text` with or without `prompt`")
+        if self.json_fields is not None and (self.prompt is None or has_text):
+            raise ValueError("`json_fields` takes the place of `text`, as what answers a `prompt`: give these two")
+        if self.metric == "exact_match" and self.prompt is None:
+            raise ValueError("`metric: exact_match` compares answers, and there are none without `prompt`")
+        if self.metric != "exact_match" and self.generation != GenerationSpec():
+            raise ValueError("`generation` is for `metric: exact_match`; nothing is written for perplexity")
         return self
 
     @property
@@ -93,7 +130,15 @@ class CausalLMSpec(Spec):
         """The columns that it reads, by the field that names each."""
         if self.messages is not None:
             return {"messages": self.messages}
+        if self.prompt is not None and self.json_fields is not None:
+            return {"prompt": self.prompt, **{f"json_fields.{name}": of for name, of in self.json_columns.items()}}
         return {"text": self.text} if self.prompt is None else {"prompt": self.prompt, "text": self.text}
+
+    @property
+    def json_columns(self) -> dict[str, str]:
+        """The columns of `json_fields`, by the name of the member that each fills."""
+        fields = self.json_fields or {}
+        return {name: of if isinstance(of, str) else of.spans for name, of in fields.items()}
 
 
 ClassificationSpec = TextClassificationSpec | ImageClassificationSpec

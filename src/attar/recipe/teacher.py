@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from attar.recipe.base import Fraction, NonNegative, Positive, Rate, Spec
 from attar.recipe.model import ModelConfig, RemoteCode, Revision, Source
+from attar.recipe.targets import TargetsSpec
 
 
 class FittingSpec(Spec):
@@ -57,7 +58,11 @@ class LocalTeacherSpec(Spec):
         default="auto",
         description="`store`: label once, train from disk. `live`: ask in every step. `auto`: `store`, but `live` "
         "where training makes new views (mixup) or compares states of every token (`hidden` with `pool: none`), which "
-        "are not stored.",
+        "are not stored, and for language models.",
+    )
+    targets: TargetsSpec | None = Field(
+        default=None,
+        description="What `signals: store` keeps of a language model's answer to each token; absent: `kind: sampled`.",
     )
     batch_tokens: Positive = Field(
         default=8192,

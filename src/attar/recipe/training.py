@@ -23,6 +23,11 @@ class TrainingSpec(Spec):
         default="cosine", description="Learning rate after warm-up."
     )
     clip: NonNegative = Field(default=1.0, description="Largest gradient norm; 0 does not clip.")
+    packing: Literal["auto", "packed", "padded"] = Field(
+        default="auto",
+        description="Language models: `packed` reads the sequences of a batch end to end, each attending to itself "
+        "alone, and does no work on padding; `auto`: where the models can; `padded`: never. The loss is the same.",
+    )
     mixup: NonNegative = Field(
         default=0.0, description="Beta parameter of mixup (images); the teacher sees the mixed input."
     )
@@ -54,6 +59,16 @@ class TrainingSpec(Spec):
         description="auto, cpu, cuda, cuda:N, mps.",
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="Arithmetic of the forward pass.")
+    parallel: Literal["ddp", "fsdp"] = Field(
+        default="ddp",
+        description="How several processes, as torchrun starts them, share the training: each holds all weights (ddp), "
+        "or weights, gradients and optimizer state are sharded between them (fsdp: FSDP2). One process needs neither.",
+    )
+    activation_checkpointing: bool = Field(
+        default=False,
+        description="Keep only the input of each of the student's layers, and run the layer again in the backward "
+        "pass: less memory, about a third more arithmetic.",
+    )
     threads: Positive | None = Field(default=None, description="CPU threads; absent: all.")
     tensorboard: bool = Field(default=False, description="Also write TensorBoard events.")
     seed: int = Field(default=0, ge=0, description="Seed of initialisation, order and dropout.")

@@ -11,12 +11,14 @@ from attar.facts import RunFacts
 from attar.report import details, losses, overview, record
 from attar.report.headline import sentence
 from attar.report.markup import Html, join, tag
+from attar.report.written import written
 from attar.storage import atomic_write
 from attar.version import __version__
 
 _CONTENTS = {
     "models": "Models",
     "gain": "Gain",
+    "written": "Answers",
     "budget": "Budget",
     "seeds": "Seeds",
     "losses": "Where it lost",
@@ -45,6 +47,7 @@ def render(run: RunFacts) -> str:
     parts = {
         "models": overview.models(run),
         "gain": overview.gain(run),
+        "written": written(run),
         "budget": overview.budget(run),
         "seeds": details.seeds(run),
         "losses": losses.losses(run),

@@ -15,7 +15,7 @@ TIMES = "\u00d7"
 MINUS = "\u2212"
 NOT_MEASURED = "not measured"
 
-_SHARES = {"accuracy", "macro_f1", "micro_f1", "agreement"}
+_SHARES = {"accuracy", "macro_f1", "micro_f1", "agreement", "exact_match"}
 _LOWER = {"perplexity"}
 """Metrics of which lower is better; their values have two decimals."""
 _NAMES = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attar.facts import Interval, Measurement, RunFacts
+from attar.facts import Interval, Measurement, RunFacts, SignalsFacts
 from attar.recipe.text import write
 from attar.report import numbers as say
 from attar.report.headline import artifact_name
@@ -28,6 +28,7 @@ def conditions(run: RunFacts) -> Html:
     found += [
         ("Size", "a model: its fp32 safetensors weights; a file: everything needed to run it, the tokenizer apart"),
         ("Rows", ", ".join(f"{name} {say.count(number)}" for name, number in rows.items())),
+        *([] if run.signals is None or run.signals.tokens is None else [("Stored signals", _stored(run.signals))]),
         ("Test split", "read once, after everything was chosen on validation"),
         ("Energy", "not measured: this version of attar has no energy meter"),
     ]
@@ -46,6 +47,13 @@ def conditions(run: RunFacts) -> Html:
         tag("ul", notes, class_="note") if notes else None,
         id="conditions",
     )
+
+
+def _stored(signals: SignalsFacts) -> str:
+    held = f"{say.count(signals.tokens or 0)} tokens, {signals.bytes_per_token or 0:.1f} bytes each"
+    if signals.spot_check is None:
+        return f"{held}, labelled once by this run"
+    return f"{held}, made before; of rows asked again {say.percent(signals.spot_check)} of a token stands elsewhere"
 
 
 def policy(run: RunFacts) -> Html:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from attar.hashing import hash_bytes
 from attar.tasks.base import Encoded
 
 
@@ -22,6 +23,21 @@ class Sequences(Encoded):
     """bool, one array a sequence: which tokens are learned. Never the first, which nothing stands before."""
     owners: np.ndarray
     """int64 [N]: the row of the data that a sequence comes from; ascending. Long texts become several."""
+    taught: np.ndarray | None = None
+    """bool [N]: sequences whose learned tokens are the teacher's words, and no labels; None: there are none."""
+
+
+def sequence_keys(encoded: Sequences, outputs: np.ndarray | None = None) -> list[str]:
+    """A content key for each sequence: a hash of its tokens, and of which are learned.
+
+    `outputs` int64: the teacher's number of each of the student's tokens, so that both have one key for what both read
+    alike, token by token, and no other; None: numbers are as they are.
+    """
+    ids = encoded.inputs["input_ids"]
+    return [
+        hash_bytes((one if outputs is None else outputs[one]).astype("<i8").tobytes(), np.packbits(learned).tobytes())
+        for one, learned in zip(ids, encoded.learned, strict=True)
+    ]
 
 
 class Targets(NamedTuple):
@@ -35,6 +51,41 @@ class Targets(NamedTuple):
     """int64 [R]: numbers that tell all learned tokens of the data apart, whatever the batch."""
     sequences: np.ndarray
     """int64 [R]: which of the batch's sequences each is in, 0 to N - 1."""
+
+
+def prompt_lengths(encoded: Sequences, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+    """int64 [n]: of some sequences, the tokens before the last answer, one at least; of one without learned tokens
+    all of them. What is learned last is the answer; in a chat, what the assistant said before belongs to the prompt.
+    """
+    return np.array([_before_the_last(encoded.learned[row]) for row in rows], dtype=np.int64)
+
+
+def _before_the_last(learned: np.ndarray) -> int:
+    places = np.flatnonzero(learned)
+    if not len(places):
+        return len(learned)
+    given = np.flatnonzero(~learned[: places[-1]])  # the first token is one of them, always
+    return int(given[-1]) + 1
+
+
+def with_answers(encoded: Sequences, rows: Sequence[int] | np.ndarray, answers: Sequence[Sequence[int]]) -> Sequences:
+    """Some sequences with other answers to their prompts (see `prompt_lengths`), ids as they are; in this order.
+
+    All of an answer is learned, and nothing else. An empty answer leaves the prompt, of which nothing is.
+    """
+    chosen = np.asarray(rows, dtype=np.int64)
+    ids: list[np.ndarray] = []
+    learned: list[np.ndarray] = []
+    for row, prompt, answer in zip(chosen.tolist(), prompt_lengths(encoded, chosen).tolist(), answers, strict=True):
+        ids.append(np.concatenate([encoded.inputs["input_ids"][row][:prompt], np.asarray(answer, dtype=np.int64)]))
+        learned.append(np.arange(len(ids[-1])) >= prompt)
+    return Sequences(
+        inputs={"input_ids": ids},
+        lengths=np.array([len(one) for one in ids], dtype=np.int64),
+        labels=np.array([int(one.sum()) for one in learned], dtype=np.int64),
+        learned=learned,
+        owners=encoded.owners[chosen],
+    )
 
 
 def targets_of(encoded: Sequences, rows: Sequence[int] | np.ndarray, *, left_padded: bool = False) -> Targets:

@@ -7,7 +7,8 @@ with the same rows in the same batches, hence the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ import numpy as np
 from attar.hashing import hash_bytes
 from attar.signals import Wanted
 from attar.storage import atomic_folder
-from attar.tasks.base import Encoded, Task
+from attar.tasks.base import Encoded, Processor, Task
 from attar.teachers.local import LocalTeacher
+from attar.teachers.manifest import MANIFEST, PROCESSOR, Manifest, offers_of
 from attar.teachers.scoring import Progress, check_classes, row_costs, score_rows
-from attar.teachers.shards import write_shard
-from attar.teachers.store import MANIFEST, PROCESSOR, Manifest, Store, offers_of, open_store
+from attar.teachers.shards import ShardFacts, write_shard
+from attar.teachers.store import Kind, Store, open_store
 
-_LEAST_ROWS, _MOST_SHARDS = 2048, 256
+_LEAST_ROWS, MOST_SHARDS = 2048, 256
 
 
 def label(
@@ -50,18 +52,76 @@ def label(
     are there are damaged; StorageError where the disk is full or read-only.
     """
     wanted = teacher.resolve(wanted)
+
+    def make(piece: Piece, tell: Tell) -> tuple[ShardFacts, dict[str, int]]:
+        signals = score_rows(
+            teacher.model,
+            task,
+            encoded_by_split[piece.split][0],
+            teacher.processor,
+            wanted,
+            batch_tokens=batch_tokens,
+            device=device,
+            split=piece.split,
+            rows=piece.rows,
+            progress=tell,
+        )
+        if wanted.logits:
+            check_classes(signals["logits"], task, teacher.source.name)
+        widths = {name: value.shape[1] for name, value in signals.items()}
+        return write_shard(piece.folder, piece.name, piece.keys, signals), widths
+
     manifest = _manifest(task, wanted, key_facts, about)
+    teacher.model.to(device)
+    return fill(
+        store, manifest, teacher.processor, encoded_by_split, make, kind=Store, shard_rows=shard_rows, progress=progress
+    )
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The work of one shard: which rows of a split, and what is to be written."""
+
+    split: str
+    rows: np.ndarray
+    """int64: numbers within the split, longest first."""
+    keys: list[str]
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """Of the shard's file: a hash of its keys."""
+        return f"{hash_bytes(*(key.encode() for key in self.keys))}.safetensors"
+
+
+Tell = Callable[[int], None]
+"""Told how many rows were done."""
+Make = Callable[[Piece, Tell], tuple[ShardFacts, dict[str, int]]]
+"""Asks the teacher and writes a shard; returns its facts, and the width of each signal."""
+
+
+def fill(
+    store: Path,
+    manifest: Manifest,
+    processor: Processor,
+    encoded_by_split: Mapping[str, tuple[Encoded, Sequence[str]]],
+    make: Make,
+    *,
+    kind: type[Kind],
+    shard_rows: int | None,
+    progress: Progress | None,
+) -> Kind:
+    """Make what the store of `manifest` below `store` lacks, shard by shard, and open it; the rest as in `label`."""
     folder = store / "signals" / manifest.key
-    if not (folder / PROCESSOR).is_dir() and hasattr(teacher.processor, "save_pretrained"):
+    if not (folder / PROCESSOR).is_dir() and hasattr(processor, "save_pretrained"):
         with atomic_folder(folder / PROCESSOR) as place:
-            teacher.processor.save_pretrained(place)
+            processor.save_pretrained(place)
     here: Store | None = None
     if (folder / MANIFEST).is_file():
-        here = open_store(folder)
+        here = open_store(folder, kind)
         manifest = here.manifest
     work = _work(encoded_by_split, here, shard_rows)
     total, done = sum(len(rows) for _, rows in work), 0
-    teacher.model.to(device)
 
     def tell(rows: int) -> None:
         nonlocal done
@@ -70,27 +130,11 @@ def label(
             progress("asking the teacher", done, total)
 
     for split, rows in work:
-        encoded, keys = encoded_by_split[split]
-        signals = score_rows(
-            teacher.model,
-            task,
-            encoded,
-            teacher.processor,
-            wanted,
-            batch_tokens=batch_tokens,
-            device=device,
-            split=split,
-            rows=rows,
-            progress=tell,
-        )
-        if wanted.logits:
-            check_classes(signals["logits"], task, teacher.source.name)
-        chosen = [keys[int(row)] for row in rows]
-        name = f"{hash_bytes(*(key.encode() for key in chosen))}.safetensors"
-        manifest.shards.append(write_shard(folder, name, chosen, signals))
-        manifest.widths = {name: value.shape[1] for name, value in signals.items()}
+        keys = encoded_by_split[split][1]
+        facts, manifest.widths = make(Piece(split, rows, [keys[int(row)] for row in rows], folder), tell)
+        manifest.shards.append(facts)
         manifest.write(folder)
-    return open_store(folder)
+    return open_store(folder, kind)
 
 
 def store_folder(teacher: LocalTeacher, task: Task, wanted: Wanted, store: Path, key_facts: Mapping[str, Any]) -> Path:
@@ -110,7 +154,7 @@ def _work(
     The cuts depend on the data alone, and finished shards are whole ones, so what a killed run left is cut as before.
     """
     rows_of = {split: len(keys) for split, (_, keys) in encoded_by_split.items()}
-    size = shard_rows or max(_LEAST_ROWS, -(-sum(rows_of.values()) // _MOST_SHARDS))
+    size = shard_rows or max(_LEAST_ROWS, -(-sum(rows_of.values()) // MOST_SHARDS))
     seen: set[str] = set()
     work: list[tuple[str, np.ndarray]] = []
     for split, (encoded, keys) in encoded_by_split.items():

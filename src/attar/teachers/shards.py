@@ -41,6 +41,8 @@ class ShardFacts:
     sha256: str
     bytes: int
     rows: int
+    tokens: int = 0
+    """Of rows that have them (see `token_shards`): all that are told of."""
 
 
 def write_shard(folder: Path, name: str, keys: Sequence[str], signals: dict[str, np.ndarray]) -> ShardFacts:

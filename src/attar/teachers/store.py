@@ -16,116 +16,22 @@ the last successful hash is taken as intact. `verify` always hashes.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 
 from attar.errors import StorageError, StoreError
-from attar.hashing import canonical_json, hash_value
-from attar.signals import HiddenKey, Pool, Signals, Wanted
+from attar.hashing import canonical_json
+from attar.signals import Signals, Wanted
 from attar.storage import atomic_write
-from attar.teachers.shards import KEYS, ShardFacts, damage, map_shard, remedy
+from attar.teachers.manifest import TOKENS, Manifest, find_store, offers_of, read_manifest, wanted_of
+from attar.teachers.shards import KEYS, damage, map_shard, remedy
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-PROCESSOR = "processor"
 _VERIFIED = ".verified.json"
-_POOLS = ("mean", "first")
-
-
-def offers_of(wanted: Wanted) -> tuple[str, ...]:
-    """Names of signals as a store writes them: `logits`, `hidden:LAYER:POOL`. StoreError: what is not pooled."""
-    unpooled = [f"hidden state {key.layer} with `pool: {key.pool}`" for key in wanted.hidden if key.pool not in _POOLS]
-    unpooled += [f"{key.of} of attention layer {key.layer}" for key in wanted.attention]
-    if unpooled:
-        raise StoreError(
-            f"{unpooled[0]}: what is not pooled to one vector a row is not stored. Use `pool: mean` or `pool: first` "
-            "in the objective, or `teacher.signals: live`."
-        )
-    names = ["logits"] if wanted.logits else []
-    return (*names, *(f"hidden:{key.layer}:{key.pool}" for key in sorted(set(wanted.hidden))))
-
-
-def wanted_of(offers: Sequence[str]) -> Wanted:
-    """The signals that stand behind a store's names; inverse of `offers_of`."""
-    hidden = [name.split(":") for name in offers if name != "logits"]
-    return Wanted("logits" in offers, tuple(HiddenKey(int(layer), cast("Pool", pool)) for _, layer, pool in hidden))
-
-
-@dataclass
-class Manifest:
-    """`manifest.json` of a store."""
-
-    facts: dict[str, Any]
-    """All that shaped the signals; their hash is the store's key."""
-    offers: tuple[str, ...]
-    labels: tuple[str, ...]
-    """Names of the logits, in order."""
-    about: dict[str, Any] = field(default_factory=dict[str, Any])
-    """What people want to know besides: name, licence, parameters. Shapes nothing."""
-    widths: dict[str, int] = field(default_factory=dict[str, int])
-    shards: list[ShardFacts] = field(default_factory=list[ShardFacts])
-
-    @property
-    def key(self) -> str:
-        """Hash of the facts, the signals and the format: the folder's name."""
-        return hash_value({"facts": self.facts, "offers": list(self.offers), "format": FORMAT})
-
-    @property
-    def rows(self) -> int:
-        """Rows in all shards."""
-        return sum(shard.rows for shard in self.shards)
-
-    def write(self, folder: Path) -> None:
-        """Write `manifest.json` atomically."""
-        content = {"format": FORMAT, "key": self.key, **asdict(self), "rows": self.rows}
-        atomic_write(folder / MANIFEST, json.dumps(content, indent=1, sort_keys=True))
-
-
-def find_store(path: Path) -> Path:
-    """The folder with the manifest: `path` itself, or the only store below `path/signals` (or `path/store/signals`)."""
-    for root in (path, path / "signals", path / "store" / "signals"):
-        if (root / MANIFEST).is_file():
-            return root
-        inner = sorted(m.parent for m in root.glob(f"*/{MANIFEST}"))
-        if len(inner) == 1:
-            return inner[0]
-        if inner:
-            raise StoreError(
-                f"{root}: holds {len(inner)} stores: {', '.join(p.name for p in inner)}. Name one of them."
-            )
-    raise StoreError(f"{path}: no store here (no {MANIFEST}). Make one with `attar label RECIPE`, or correct the path.")
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """Read and check `manifest.json`. Raises StoreError."""
-    try:
-        content: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
-        found = content.pop("format")
-        if found != FORMAT:
-            raise StoreError(
-                f"{folder / MANIFEST}: written in format {found}; this attar reads format {FORMAT}. Label again, or "
-                "use "
-                "the attar that wrote it."
-            )
-        key, _ = content.pop("key"), content.pop("rows")
-        shards = [ShardFacts(**entry) for entry in content.pop("shards")]
-        content = {**content, "offers": tuple(content["offers"]), "labels": tuple(content["labels"])}
-        manifest = Manifest(**content, shards=shards)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise StoreError(
-            f"{folder / MANIFEST}: not a store's manifest ({error}). Delete the folder and label again."
-        ) from None
-    if key != manifest.key:
-        raise StoreError(
-            f"{folder / MANIFEST}: its key is {key}, but its facts hash to {manifest.key}: it was edited by hand. "
-            "Delete the folder and label again."
-        )
-    return manifest
 
 
 class Store:
@@ -134,11 +40,22 @@ class Store:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
-        self._shards = [map_shard(path / s.name, manifest.offers, s.rows) for s in manifest.shards]
         self._ends = np.cumsum([s.rows for s in manifest.shards], dtype=np.int64)
-        keys = np.concatenate([s[KEYS] for s in self._shards]) if self._shards else np.empty(0, dtype="S1")
+        keys = np.concatenate([np.empty(0, dtype="S1"), *self._open()])
         self._order = np.argsort(keys, kind="stable")
         self._keys = keys[self._order]
+
+    def _open(self) -> list[np.ndarray]:
+        """Map the shards; returns the keys of each, bytes [n]."""
+        manifest = self.manifest
+        if TOKENS in manifest.offers:
+            raise StoreError(f"{self.path}: holds tokens of a language model. Use it with task.kind: causal_lm.")
+        self._shards = [map_shard(self.path / s.name, manifest.offers, s.rows) for s in manifest.shards]
+        return [s[KEYS] for s in self._shards]
+
+    def __reduce__(self) -> tuple[type[Store], tuple[Path, Manifest]]:
+        """To a data loader's worker goes the name, and the files are mapped again."""
+        return type(self), (self.path, self.manifest)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -163,12 +80,8 @@ class Store:
     def read(self, positions: np.ndarray, wanted: Wanted | None = None) -> Signals:
         """Signals of rows at these positions, float32 on the CPU; `wanted` None reads all that is offered."""
         offers = self.manifest.offers if wanted is None else offers_of(wanted)
-        positions = np.asarray(positions, dtype=np.int64)
-        owner = np.searchsorted(self._ends, positions, side="right")
         gathered = {n: np.empty((len(positions), self.manifest.widths[n]), dtype=np.float32) for n in offers}
-        for shard in np.unique(owner):
-            here = np.flatnonzero(owner == shard)
-            rows = positions[here] - (self._ends[shard] - self.manifest.shards[shard].rows)
+        for shard, here, rows in self._places(positions):
             for name in offers:
                 gathered[name][here] = self._shards[shard][name][rows]
         tensors = {name: torch.from_numpy(value) for name, value in gathered.items()}
@@ -200,6 +113,14 @@ class Store:
                 "\n".join([f"{self.path}: made by something else. Label again, or correct the recipe:", *lines])
             )
 
+    def _places(self, positions: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Shards that hold these rows; which of `positions` are there, and their row numbers within the shard."""
+        positions = np.asarray(positions, dtype=np.int64)
+        owner = np.searchsorted(self._ends, positions, side="right")
+        for shard in np.unique(owner).tolist():
+            here = np.flatnonzero(owner == shard)
+            yield shard, here, positions[here] - (self._ends[shard] - self.manifest.shards[shard].rows)
+
     def _find(self, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         asked = np.array([key.encode("ascii") for key in keys], dtype=np.bytes_)
         places = np.searchsorted(self._keys, asked)
@@ -221,7 +142,10 @@ class StoreReader:
         return self.store.read(self.positions[rows], self.wanted)
 
 
-def open_store(path: Path) -> Store:
+Kind = TypeVar("Kind", bound=Store)
+
+
+def open_store(path: Path, kind: type[Kind] = Store) -> Kind:
     """Open a store and make sure that its shards are whole. Raises StoreError that names the damaged shard."""
     folder = find_store(path)
     manifest = read_manifest(folder)
@@ -235,7 +159,7 @@ def open_store(path: Path) -> Store:
         fresh[shard.name] = stamp
     if fresh != known:
         _write_verified(folder, fresh)
-    return Store(folder, manifest)
+    return kind(folder, manifest)
 
 
 def verify(path: Path) -> list[str]:
@@ -269,7 +193,8 @@ def show(path: Path) -> dict[str, Any]:
         "key": manifest.key,
         "rows": manifest.rows,
         "shards": len(manifest.shards),
-        "bytes": sum(shard.bytes for shard in manifest.shards),
+        "bytes": manifest.bytes,
+        **({"tokens": manifest.tokens} if manifest.tokens else {}),
         "offers": {name: manifest.widths.get(name) for name in manifest.offers},
         "labels": list(manifest.labels),
         "facts": manifest.facts,

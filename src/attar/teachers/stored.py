@@ -13,10 +13,11 @@ from attar.signals import Wanted
 from attar.tasks.base import Processor, Task
 from attar.teachers.fitted import TEACHER, load_fitted
 from attar.teachers.local import LocalTeacher, load_local
+from attar.teachers.manifest import PROCESSOR, wanted_of
 from attar.teachers.scoring import named, score_rows
-from attar.teachers.store import PROCESSOR, Store, open_store, wanted_of
+from attar.teachers.store import Store, open_store
 
-_OTHER_TEACHER = (
+OTHER_TEACHER = (
     "Another teacher, or other weights, made this store; label again, or name the right one in `teacher.rescore_with`."
 )
 
@@ -45,7 +46,7 @@ def find_rescorer(spec: StoredTeacherSpec, store: Store, task: Task) -> LocalTea
     None where neither is there. Raises TeacherError where `rescore_with` cannot be loaded.
     """
     named = spec.rescore_with or store.manifest.about.get("folder")
-    if named is None or (spec.rescore_with is None and not Path(named).is_dir()):
+    if named is None or (spec.rescore_with is None and not Path(named).exists()):
         return None
     folder = Path(named)
     if (folder / TEACHER).is_file():
@@ -89,7 +90,7 @@ def spot_check(
         if stored[name].shape[1] != value.shape[1]:
             raise StoreError(
                 f"{store.path}: `{name}` is {stored[name].shape[1]} wide, but {teacher.source.name} gives "
-                f"{value.shape[1]}. {_OTHER_TEACHER}"
+                f"{value.shape[1]}. {OTHER_TEACHER}"
             )
     for name, value in fresh.items():
         kept = stored[name].numpy()
@@ -98,7 +99,7 @@ def spot_check(
         if not difference[worst] <= tolerance:
             raise StoreError(
                 f"{store.path}: `{name}` of row {chosen[worst]} (key {keys[worst]}) differs from what "
-                f"{teacher.source.name} says now by {difference[worst]:.3g} (tolerance {tolerance:g}). {_OTHER_TEACHER}"
+                f"{teacher.source.name} says now by {difference[worst]:.3g} (tolerance {tolerance:g}). {OTHER_TEACHER}"
             )
         largest = max(largest, float(difference[worst]))
     return largest

@@ -12,7 +12,7 @@ of the shard, R of them asked for, T tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,8 @@ def write_token_shard(
             f"write_token_shard: {len(keys)} keys and {len(lengths)} rows of {lengths.sum()} tokens, but {held} tokens "
             "are packed. Give a key and a length for each row that was packed."
         )
-    return write_tensors(folder, name, keys, {**packed, LENGTHS: lengths.astype(np.uint32)})
+    facts = write_tensors(folder, name, keys, {**packed, LENGTHS: lengths.astype(np.uint32)})
+    return replace(facts, tokens=held)
 
 
 @dataclass(frozen=True)

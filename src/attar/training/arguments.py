@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from transformers import TrainingArguments
 
 from attar.errors import MissingExtra, PlanError, RecipeError, TrainingError
+from attar.ranks import world
 from attar.recipe.names import taken
 from attar.recipe.nearest import did_you_mean
 from attar.recipe.training import TrainingSpec
@@ -24,11 +24,6 @@ from attar.training.rows import steps_per_epoch
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 _LOGGED = 200
 """Points of a training curve, about."""
-
-
-def world() -> int:
-    """Processes that train together, as torchrun says; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def total_steps(spec: TrainingSpec, rows: int) -> int:
@@ -56,6 +51,7 @@ def training_arguments(spec: TrainingSpec, steps: int, out: Path) -> TrainingArg
     if spec.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise MissingExtra("tensorboard", "tensorboard", "training.tensorboard")
     device = _device(spec.device)
+    _check_parallel(spec)
     if spec.precision == "fp16" and device == "cpu":
         raise PlanError(
             'training.precision: "fp16" needs a GPU, and training runs on the CPU. Allowed there: fp32, bf16.'
@@ -90,6 +86,20 @@ def training_arguments(spec: TrainingSpec, steps: int, out: Path) -> TrainingArg
         raise RecipeError(f"training: TrainingArguments refuses it: {error}") from error
     _place(made, device)
     return made
+
+
+def _check_parallel(spec: TrainingSpec) -> None:
+    """What is asked of several processes must be what they do."""
+    if world() == 1:
+        if spec.parallel == "fsdp":
+            raise PlanError(
+                'training.parallel: "fsdp" shards weights over processes, and there is one. Start several with '
+                "torchrun --nproc_per_node N -m attar distill RECIPE, or remove this line."
+            )
+    elif ":" in spec.device:
+        raise PlanError(
+            f'training.device: "{spec.device}" is one GPU, but torchrun gives each process its own. Use auto or cuda.'
+        )
 
 
 def _check_extra(extra: dict[str, Any]) -> None:

@@ -18,8 +18,10 @@ Progress = Callable[[str, int, int], None]
 """`progress(message, done, total)`."""
 
 _LOGGED = (
-    "step", "epoch", "loss", "terms", "scheduled", "learning_rate", "grad_norm", "rows_per_second", "validation",
+    "step", "epoch", "loss", "terms", "scheduled", "learning_rate", "grad_norm", "rows_per_second", "rollouts",
+    "validation",
 )  # fmt: skip
+_OF_TEXTS = ("rollout_length", "rollout_at_limit")
 _PAUSE = 0.1
 """Seconds between two moves of the bar."""
 
@@ -62,7 +64,8 @@ class AfterStep(TrainerCallback):
 
 class JsonLog(TrainerCallback):
     """Appends a line a logged step: phase, step, epoch, loss, terms, scheduled, learning_rate, rows_per_second,
-    validation. `scheduled` are the weights, temperatures and targets that move, as they were in that step.
+    rollouts, validation. `scheduled` are the weights, temperatures and targets that move, as they were in that step;
+    `rollouts` what was written since the line before, its mean length, and its share at the limit and of the time.
 
     `history` holds what was logged before, where a run is resumed: the file is first put in the state that it had then,
     other phases' lines untouched.
@@ -71,7 +74,7 @@ class JsonLog(TrainerCallback):
     def __init__(self, path: Path, phase: str, history: list[dict[str, Any]]) -> None:
         self.path, self.phase = path, phase
         self._line: dict[str, Any] = {}
-        others = [line for line in _lines(path) if line.get("phase") != phase]
+        others = [line for line in read_lines(path) if line.get("phase") != phase]
         atomic_write(path, "".join(json.dumps(line) + "\n" for line in [*others, *map(self._named, merged(history))]))
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **told: Any) -> None:
@@ -104,13 +107,14 @@ def merged(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def curve(history: list[dict[str, Any]]) -> list[dict[str, float]]:
     """Points of the training curve: step, epoch, loss, learning_rate, validation, each term as `term_NAME`, and what is
-    scheduled as `weight_NAME`, `temperature_NAME` or `progress_NAME`.
+    scheduled as `weight_NAME`, `temperature_NAME` or `progress_NAME`; of rollouts `rollout_length`, `rollout_at_limit`.
     """
     points: list[dict[str, float]] = []
     for entry in merged(history):
         terms = cast("dict[str, float]", entry.get("terms", {}))
         names = [n for n in ("step", "epoch", "loss", "learning_rate", "validation") if entry.get(n) is not None]
         named = {f"term_{name}": value for name, value in terms.items()}
+        named |= {name: value for name, value in _rollouts(entry).items() if name in _OF_TEXTS}
         point = {**named, **entry.get("scheduled", {}), **{name: float(entry[name]) for name in names}}
         points.append({name: value for name, value in point.items() if math.isfinite(value)})
     return points
@@ -143,7 +147,7 @@ class Events(TrainerCallback):
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **told: Any) -> None:
         """Write one scalar a number."""
         logs: dict[str, Any] = told["logs"]
-        for name, value in (logs | logs.get("terms", {}) | logs.get("scheduled", {})).items():
+        for name, value in (logs | logs.get("terms", {}) | logs.get("scheduled", {}) | _rollouts(logs)).items():
             if isinstance(value, int | float):
                 self._writer.add_scalar(name, value, state.global_step)
 
@@ -152,7 +156,11 @@ class Events(TrainerCallback):
         self._writer.close()
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _rollouts(logs: dict[str, Any]) -> dict[str, float]:
+    return {f"rollout_{name}": value for name, value in logs.get("rollouts", {}).items()}
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
     """What a log holds; a line that a killed run left half written is passed over."""
     found: list[dict[str, Any]] = []
     if path.is_file():

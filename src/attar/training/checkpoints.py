@@ -1,8 +1,9 @@
 """Checkpoints of a training: written whole or not at all, kept two at a time, and read only where this run wrote them.
 
 A checkpoint is a folder `checkpoint-STEP`: weights of student and projectors, optimizer, schedule, scaler, random
-states, Transformers' trainer state, and `complete.json`, which says what training it belongs to. The folder gets its
-name when it is complete (a rename), so a killed run leaves none that is half written.
+states, Transformers' trainer state, and `complete.json`, which says what training it belongs to. Where weights are
+sharded each process writes its own part of them. The folder gets its name when it is complete (a rename), so a killed
+run leaves none that is half written.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import nn
 
 from attar.errors import StorageError
 from attar.storage import atomic_folder, guard
 
-WEIGHTS, STATE = "weights.pt", "trainer_state.json"
+WEIGHTS, OPTIMIZER, SCHEDULE, STATE = "weights.pt", "optimizer.pt", "scheduler.pt", "trainer_state.json"
 _PREFIX, _MARK, _BEST = "checkpoint-", "complete.json", "best-"
 _KEPT = 2
 _TORCH_SAYS = ("inline_container", "iostream error")
@@ -44,6 +46,8 @@ class Mark:
     """Rows trained on."""
     best: int | None
     """Step of the best validation so far."""
+    world: int = 1
+    """Processes that train."""
 
 
 class Checkpoints:
@@ -119,6 +123,17 @@ class Checkpoints:
             if mark.key == self.key:
                 found.append((path.parent, mark))
         return found
+
+
+def learned(module: nn.Module) -> dict[str, Any]:
+    """`state_dict` without what is frozen, as beside LoRA: that is the same before and after."""
+    frozen = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    return {name: value for name, value in module.state_dict().items() if name not in frozen}
+
+
+def load_learned(module: nn.Module, state: dict[str, Any]) -> None:
+    """What `learned` gave, into the same module."""
+    module.load_state_dict({**module.state_dict(), **state})
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -20,15 +19,21 @@ import torch
 import torch.distributed as dist
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from attar.errors import TrainingError
 from attar.training.callbacks import AfterStep
-from attar.training.checkpoints import STATE, WEIGHTS, Checkpoints, Mark, load
+from attar.training.checkpoints import SCHEDULE, STATE, Checkpoints, Mark, learned, load
+from attar.training.clock import Clock
 from attar.training.collate import Collator
 from attar.training.distil import Distil
+from attar.training.rollouts import Deferred, Rollouts, told
 from attar.training.rows import Batch, Batches, Places
+from attar.training.sharding import load_optimizer, load_weights, own_part, save_state, shard, whole_state
 
 _ROWS = "rows of the step"
 
@@ -39,37 +44,6 @@ class Evaluate(Protocol):
     def __call__(self, model: nn.Module, /) -> float:
         """Called with the student, in eval mode, on the training device."""
         ...
-
-
-@dataclass
-class Clock:
-    """What a training has taken, over all the processes that carried it."""
-
-    seconds: float = 0.0
-    """Wall time before `started`."""
-    aside: float = 0.0
-    """Of all wall time, spent on evaluation and checkpoints."""
-    rows: int = 0
-    started: float = 0.0
-
-    @property
-    def total(self) -> float:
-        """Wall time until now."""
-        return self.seconds + time.perf_counter() - self.started
-
-    @property
-    def busy(self) -> float:
-        """Wall time spent on steps."""
-        return self.total - self.aside
-
-    @contextmanager
-    def apart(self) -> Generator[None]:
-        """Count the block's time as spent aside."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.aside += time.perf_counter() - start
 
 
 class DistilTrainer(Trainer):
@@ -93,19 +67,28 @@ class DistilTrainer(Trainer):
         keep_best: bool,
         phase: str,
         callbacks: list[TrainerCallback],
+        whole: Distil | None,
+        rollouts: Rollouts | None = None,
     ) -> None:
+        """`whole`: of a training that shards its weights, the same modules, which it puts whole weights into."""
+        if whole is not None:
+            distil.is_distributed_loading_by_transformers = True
+            distil.to(args.device)
         places = Places(len(batches.lengths))
+        collate = collator if rollouts is None else Deferred(collator, rollouts.turns)
         super().__init__(
-            model=distil, args=args, train_dataset=places, data_collator=cast("Any", collator), callbacks=callbacks
+            model=distil, args=args, train_dataset=places, data_collator=cast("Any", collate), callbacks=callbacks
         )
         self.remove_callback(PrinterCallback)
         self.add_callback(AfterStep(self._advance))
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise TrainingError(
-                "accelerate asks for FSDP or DeepSpeed; attar trains on one device or with DDP (torchrun)."
+                "accelerate asks for FSDP or DeepSpeed; attar trains on one device, or under torchrun as "
+                "training.parallel says."
             )
         self.distil, self.batches, self.checkpoints, self.phase = distil, batches, checkpoints, phase
-        self.clock = Clock()
+        self.clock, self.collator, self.rollouts = Clock(), collator, rollouts
+        self._whole = whole
         self._evaluate_student, self._keep_best = evaluate, keep_best
         self._terms: dict[str, Tensor] = {}
         self._last: dict[str, Tensor] = {}
@@ -138,14 +121,19 @@ class DistilTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], Any]:
-        """The micro-batches of one step, each with the step's kept rows by term, `counts`, and its `progress`."""
+        """The micro-batches of one step, each with the step's kept rows by term, `counts`, and its `progress`.
+
+        Answers that are to be written are written here, before anything is counted.
+        """
         samples = list(islice(epoch_iterator, num_batches))
+        if self.rollouts is not None:
+            if self._whole is not None and any("batch" in sample for sample in samples):
+                self._student().to(device)  # it writes them
+            samples = self.rollouts.fill(samples)
         terms = self.distil.terms
         sums = dict.fromkeys([*terms.names, _ROWS], 0)
         for batch in samples:
-            labels = cast("Tensor", batch["labels"])
-            kept = terms.kept(labels, len(labels), batch["inputs"].get("attention_mask"))
-            for name, count in {**kept, _ROWS: len(labels)}.items():
+            for name, count in {**self.distil.kept(batch), _ROWS: len(batch["labels"])}.items():
                 sums[name] += count
         if self.args.world_size > 1:
             summed = torch.tensor(list(sums.values()), dtype=torch.int64, device=device)
@@ -160,8 +148,10 @@ class DistilTrainer(Trainer):
         return samples, rows
 
     def micro_batch(self, batch: Batch) -> dict[str, Any]:
-        """The keywords of one micro-batch, all but `counts` and `progress`, on the training device."""
-        return self._prepare_inputs(self.data_collator(cast("Any", batch)))
+        """The keywords of one micro-batch of the data's answers, all but `counts` and `progress`, on the training
+        device.
+        """
+        return self._prepare_inputs(self.collator(batch))
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -207,6 +197,8 @@ class DistilTrainer(Trainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """The norm that clipping found, watched; without clipping none is computed."""
+        if isinstance(grad_norm, DTensor):
+            grad_norm = grad_norm.full_tensor()
         if isinstance(grad_norm, Tensor) and self.accelerator.scaler is None:
             self._watch(grad_norm, "gradient's norm")
         return grad_norm
@@ -223,7 +215,10 @@ class DistilTrainer(Trainer):
             if self._moving:
                 logs["scheduled"] = self._moving
             busy = self.clock.busy
-            logs["rows_per_second"] = round((self.clock.rows - self._since[1]) / max(busy - self._since[2], 1e-9), 1)
+            passed = max(busy - self._since[2], 1e-9)
+            logs["rows_per_second"] = round((self.clock.rows - self._since[1]) / passed, 1)
+            if self.rollouts is not None:
+                logs |= told(self._summed(self.rollouts.take(self.args.device)), passed * self.args.world_size)
             self._since = (self.state.global_step, self.clock.rows, busy)
         super().log(logs, start_time)
 
@@ -233,26 +228,41 @@ class DistilTrainer(Trainer):
             metrics: dict[str, float] = {}
         else:
             with self.clock.apart():
-                value = self._validate()
+                student = self._student()
+                value = self._validate(student)
                 state = self.state
                 if value > (-math.inf if state.best_metric is None else state.best_metric):
                     state.best_metric, state.best_global_step = value, state.global_step
                     if self._keep_best and self.args.process_index == 0:
-                        self.checkpoints.save_best(state.global_step, self.distil.student.state_dict())
+                        self.checkpoints.save_best(state.global_step, learned(student))
             metrics = {"validation": value}
             self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _validate(self) -> float:
+    def _validate(self, student: nn.Module) -> float:
         value = torch.zeros((), dtype=torch.float64, device=None if self._on_mps() else self.args.device)
         if self.args.process_index == 0 and self._evaluate_student is not None:
             self.distil.eval()
-            value += float(self._evaluate_student(self.distil.student))
+            value += float(self._evaluate_student(student.eval().to(self.args.device)))
             self.distil.train()
         if self.args.world_size > 1:
             dist.all_reduce(value)
         return float(value)
+
+    def _student(self) -> nn.Module:
+        """The student with all of its weights. Where they are sharded, all processes must ask."""
+        if self._whole is None:
+            return self.distil.student
+        self._whole.student.load_state_dict(whole_state(self.distil.student))
+        return self._whole.student
+
+    def finish(self) -> Distil:
+        """What was trained, with whole weights."""
+        if self._whole is None:
+            return self.distil
+        self._whole.load_state_dict(whole_state(self.distil))
+        return self._whole
 
     def _mean_terms(self, steps: int) -> dict[str, float]:
         names, sums = list(self._terms), self._summed(self._terms)
@@ -274,6 +284,8 @@ class DistilTrainer(Trainer):
     def resume(self, found: tuple[Path, Mark] | None) -> None:
         """Train to the end, from a checkpoint if one was found; a checkpoint of the last step is only loaded."""
         mark = None if found is None else found[1]
+        if self._whole is not None:
+            shard(self.distil, self.distil.student, bf16=self.args.bf16)
         self.clock = Clock() if mark is None else Clock(mark.seconds, mark.seconds - mark.busy, mark.rows)
         self.clock.started = time.perf_counter()
         self._since = (0, 0, 0.0) if mark is None else (mark.step, mark.rows, mark.busy)
@@ -283,27 +295,53 @@ class DistilTrainer(Trainer):
         else:
             self.train(resume_from_checkpoint=None if found is None else str(found[0]))
 
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        """As Transformers does it; then see that the processes share the work as they were asked to."""
+        model, batches = super()._prepare_for_training(*args, **kwargs)
+        wrapped = FSDPModule if self._whole is not None else DistributedDataParallel
+        if isinstance(model, wrapped) != (self.args.world_size > 1):
+            raise TrainingError(
+                f"{self.args.world_size} processes were to train as {wrapped.__name__}, but the model became a "
+                f"{type(model).__name__}. Unset the variables that configure accelerate (ACCELERATE_…)."
+            )
+        return model, batches
+
+    def _defer_fsdp_gradient_reduction(self) -> Any:
+        """Not deferred: gradients that wait for a step's last micro-batch are as large as all weights together."""
+        return nullcontext()
+
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         """Write all that the next process needs; weights that are not finite are refused instead."""
-        if not all(bool(p.isfinite().all()) for p in self.distil.parameters()):
+        if not all(bool(own_part(p).isfinite().all()) for p in self.distil.parameters()):
             raise self._stopped("a weight is not finite")
-        step, clock = self.state.global_step, self.clock
+        step, clock, world = self.state.global_step, self.clock, self.args.world_size
         with clock.apart():
             if self.args.process_index == 0:
                 mark = Mark(
-                    self.checkpoints.key, step, clock.total, clock.busy, clock.rows, self.state.best_global_step
+                    self.checkpoints.key, step, clock.total, clock.busy, clock.rows, self.state.best_global_step, world
                 )
                 with self.checkpoints.writing(mark) as place:
-                    torch.save(self.distil.state_dict(), place / WEIGHTS)
-                    self._save_optimizer_and_scheduler(str(place))
-                    self._save_scaler(str(place))
                     self._share_folder(place)
-                    self._save_rng_state(str(place))
+                    self._write(place)
                     self.state.save_to_json(str(place / STATE))
                     self._meet()
             else:
-                self._save_rng_state(str(self._share_folder(None)))
+                self._write(self._share_folder(None))
                 self._meet()
+
+    def _write(self, place: Path) -> None:
+        """A process's part of a checkpoint."""
+        if self._whole is not None or self.args.process_index == 0:
+            save_state(place, self._part, self.distil, self.optimizer)
+        if self.args.process_index == 0:
+            torch.save(cast("Any", self.lr_scheduler).state_dict(), place / SCHEDULE)
+            self._save_scaler(str(place))
+        self._save_rng_state(str(place))
+
+    @property
+    def _part(self) -> int | None:
+        """Number of this process's shards; None where it holds all weights."""
+        return None if self._whole is None else self.args.process_index
 
     def _share_folder(self, place: Path | None) -> Path:
         """Tell the other processes where the checkpoint is being written."""
@@ -318,7 +356,13 @@ class DistilTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Weights of student and projectors."""
-        self.distil.load_state_dict(load(Path(resume_from_checkpoint) / WEIGHTS))
+        load_weights(Path(resume_from_checkpoint), self._part, self.distil)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Moments and schedule, where a checkpoint is resumed."""
+        if checkpoint is not None:
+            load_optimizer(Path(checkpoint), self._part, self.optimizer)
+            cast("Any", self.lr_scheduler).load_state_dict(load(Path(checkpoint) / SCHEDULE))
 
     # ---- Stopping ----
 

@@ -31,6 +31,8 @@ class Moment:
     """Of the terms that have one."""
     progress: dict[str, float]
     """How far a target that moves has come."""
+    written: bool = False
+    """Whether the text is the student's own, for objectives that take the two kinds of text apart."""
 
 
 class Courses(nn.Module):

@@ -12,12 +12,14 @@ from typing import Literal, assert_never
 from torch import Tensor
 
 from attar.errors import PlanError
+from attar.objectives.crosstoken import aligned, projected_kl, span_kl, uld
 from attar.objectives.from_dense import drawn_kl, top_k_kl, top_k_reverse_kl
 from attar.objectives.own import OwnObjective
 from attar.objectives.reduction.share import RowFunction, Term
 from attar.objectives.response import (
     adaptive_kl,
     alpha_beta,
+    contrastive_skew,
     dist,
     dkd,
     forward_kl,
@@ -31,10 +33,14 @@ from attar.objectives.response import (
     todi,
     total_variation,
 )
+from attar.objectives.sparse import sampled_kl, sparse_kl
 from attar.objectives.supervised import binary_cross_entropy, cross_entropy, squared_error
+from attar.objectives.terms.meeting import TokenMaps
 from attar.recipe.objectives import (
     AdaptiveKLSpec,
+    AlignedSpec,
     AlphaBetaSpec,
+    ContrastiveSkewSpec,
     DistributionSpec,
     DISTSpec,
     DKDSpec,
@@ -46,21 +52,26 @@ from attar.recipe.objectives import (
     OFASpec,
     OnDistributions,
     OnLists,
+    OnTwoTokenizers,
+    ProjectedKLSpec,
     ResponseSpec,
     ReverseKLSpec,
     SampledKLSpec,
     SkewKLSpec,
     SkewReverseKLSpec,
+    SpanKLSpec,
     SparseKLSpec,
     SparseReverseKLSpec,
     SparseSpec,
     TAIDSpec,
     ToDiSpec,
     TotalVariationSpec,
+    ULDSpec,
 )
+from attar.recipe.targets import TargetsSpec, unfit
 
 Problem = Literal["single_label", "multi_label", "regression"]
-LogitSpec = OnDistributions | OnLists | LogitMSESpec | HardLabelsSpec | OwnObjective
+LogitSpec = OnDistributions | OnLists | OnTwoTokenizers | LogitMSESpec | HardLabelsSpec | OwnObjective
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,17 @@ class LogitTerm:
     """Whether the function takes the keyword `progress`, a number."""
     keys: bool = False
     """Whether it takes the keyword `keys`, a number a row to draw from."""
+    authors: bool = False
+    """Whether it takes the keyword `on_policy`, bool a row: is it text that the student wrote?"""
+    across: Literal["beginnings", "spans"] | None = None
+    """Of what is compared between two tokenizers: the rows where spans begin, or all rows of spans, each with what the
+    span's other tokens are worth. None: both sides have the same tokens.
+    """
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether it lays the teacher's tokens beside the student's."""
+        return self.reads_teacher and self.across is None
 
     @property
     def reads_teacher(self) -> bool:
@@ -87,9 +109,26 @@ class LogitTerm:
         return self.reads != "teacher"
 
 
-def logit_term(name: str, spec: LogitSpec, problem: Problem, *, place: str) -> LogitTerm:
-    """One spec as a term called `name`. Raises PlanError, which starts with `place`, if it means nothing here."""
+def logit_term(
+    name: str,
+    spec: LogitSpec,
+    problem: Problem,
+    *,
+    place: str,
+    tokens: TokenMaps | None = None,
+    targets: TargetsSpec | None = None,
+) -> LogitTerm:
+    """One spec as a term called `name`; `targets`: what is stored of a token in the place of logits (None: logits).
+
+    `tokens`: how two vocabularies match, for objectives between tokenizers. Raises PlanError, which starts with
+    `place`, if it means nothing here.
+    """
     _require_meaning(spec, problem, place)
+    if targets is not None and not isinstance(spec, HardLabelsSpec):
+        if (found := unfit(spec, targets)) is not None:
+            raise PlanError(f"{place}.{found[0]}: {found[1]}")
+        function = sparse_kl if isinstance(spec, SparseKLSpec) else sampled_kl
+        return LogitTerm(Term(name, function, temperature_power=2, listed=True), "teacher")
     match spec:
         case HardLabelsSpec():
             return LogitTerm(Term(name, _label_function(problem, spec.label_smoothing)), "labels")
@@ -103,11 +142,17 @@ def logit_term(name: str, spec: LogitSpec, problem: Problem, *, place: str) -> L
         case SparseKLSpec() | SparseReverseKLSpec() | SampledKLSpec():
             row = Term(name, _on_lists(spec), temperature_power=2)
             return LogitTerm(row, "teacher", keys=isinstance(spec, SampledKLSpec))
+        case ULDSpec() | AlignedSpec() | ProjectedKLSpec() | SpanKLSpec():
+            row = Term(name, _on_two_tokenizers(spec, tokens), temperature_power=int(isinstance(spec, ULDSpec)))
+            return LogitTerm(row, "teacher", across="spans" if isinstance(spec, SpanKLSpec) else "beginnings")
         case _:
             function, power = _on_distributions(spec), _power(spec)
             row = Term(name, function, temperature_power=power, standardise=spec.standardise)
             reads = "both" if spec.needs_labels else "teacher"
-            return LogitTerm(row, reads, spec.form, progress=isinstance(spec, TAIDSpec))
+            return LogitTerm(
+                row, reads, spec.form, progress=isinstance(spec, TAIDSpec),
+                authors=isinstance(spec, ContrastiveSkewSpec),
+            )  # fmt: skip
 
 
 def _power(spec: OnDistributions) -> int:
@@ -131,13 +176,26 @@ def _on_lists(spec: OnLists) -> RowFunction:
             return partial(drawn_kl, samples=spec.samples, proposal_temperature=spec.proposal_temperature)
 
 
+def _on_two_tokenizers(spec: OnTwoTokenizers, tokens: TokenMaps | None) -> RowFunction:
+    match spec:
+        case ULDSpec():
+            return partial(uld, top=spec.top)
+        case AlignedSpec():
+            known = {} if tokens is None else {"matched": tokens.matched}
+            return partial(aligned, share=spec.share, top=spec.top, **known)
+        case ProjectedKLSpec():
+            return projected_kl if tokens is None else partial(projected_kl, projection=tokens.projection)
+        case SpanKLSpec():
+            return span_kl
+
+
 def _on_distributions(spec: OnDistributions) -> RowFunction:
     match spec:
         case ForwardKLSpec():
             return forward_kl
         case ReverseKLSpec():
             return reverse_kl
-        case JSDSpec() | SkewKLSpec() | SkewReverseKLSpec():
+        case JSDSpec() | SkewKLSpec() | SkewReverseKLSpec() | ContrastiveSkewSpec():
             return _on_mixtures(spec)
         case AdaptiveKLSpec():
             return partial(adaptive_kl, head=spec.head)
@@ -157,7 +215,7 @@ def _on_distributions(spec: OnDistributions) -> RowFunction:
             assert_never(spec)
 
 
-def _on_mixtures(spec: JSDSpec | SkewKLSpec | SkewReverseKLSpec) -> RowFunction:
+def _on_mixtures(spec: JSDSpec | SkewKLSpec | SkewReverseKLSpec | ContrastiveSkewSpec) -> RowFunction:
     match spec:
         case JSDSpec():
             return partial(jsd, beta=spec.beta)
@@ -165,6 +223,8 @@ def _on_mixtures(spec: JSDSpec | SkewKLSpec | SkewReverseKLSpec) -> RowFunction:
             return partial(skew_kl, alpha=spec.alpha)
         case SkewReverseKLSpec():
             return partial(skew_reverse_kl, alpha=spec.alpha)
+        case ContrastiveSkewSpec():
+            return partial(contrastive_skew, alpha=spec.alpha)
 
 
 def _on_labels(spec: DKDSpec | OFASpec) -> RowFunction:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -55,6 +55,15 @@ class SkewReverseKLSpec(DistributionSpec):
 
     kind: Literal["skew_reverse_kl"]
     alpha: BelowOne = Field(default=0.1, description="The student's share of the mixture; 0 is reverse_kl.")
+
+
+class ContrastiveSkewSpec(DistributionSpec):
+    """skew_kl on given text, KL(student || mixture) on what the student writes itself. DistiLLM-2, 2025."""
+
+    kind: Literal["contrastive_skew"]
+    alpha: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        default=0.1, description="Share in the mixture of the side whose text it is."
+    )
 
 
 class AdaptiveKLSpec(DistributionSpec):
@@ -153,6 +162,7 @@ OnDistributions = (
     | JSDSpec
     | SkewKLSpec
     | SkewReverseKLSpec
+    | ContrastiveSkewSpec
     | AdaptiveKLSpec
     | ToDiSpec
     | AlphaBetaSpec

@@ -1,0 +1,235 @@
+"""A specialist against a general-purpose student of the same architecture and bytes, on snips as JSON.
+
+    ATTAR_MIRROR=../shared/data python benchmarks/lm/specialist.py --json benchmarks/results/specialist.json
+    ATTAR_MIRROR=../shared/data python benchmarks/lm/specialist.py --json F.json --quick
+
+The specialist is `recipes/smollm2-snips.yaml` as it stands. The general-purpose student has as many layers of the same
+model, as it comes, and as many tokens in its vocabulary (those most used in its own text); it learns gsm8k by
+forward_kl on as many tokens as the specialist learns from (its rows times their mean length, over all epochs). Both are
+asked as their exported files: the specialist the utterance alone, the general one the utterance behind four others with
+their JSON (few-shot, in its favour: its answer is the first line), and without them. Three seeds each, intervals over
+seeds and rows, paired by rows. `--part` runs one side alone, `--seeds` fewer seeds; all that is done stays in
+`--place`, and the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+import attar
+from attar.data.load import load_data
+from attar.evaluation.generate import complete
+from attar.evaluation.metrics import mean_of
+from attar.evaluation.statistics import bootstrap_difference, bootstrap_metric, bootstrap_ratio, resample
+from attar.evaluation.written import same_answer
+from attar.facts import RunFacts
+from attar.hashing import hash_file
+from attar.recipe import Recipe
+from attar.recipe.load import load_recipe, recipe_from
+from attar.students.vocabulary import reduce_vocabulary
+from attar.tasks.causal_lm import CausalLM
+from attar.tasks.tokenizers import ready
+from attar.teachers.gguf import read_gguf
+from attar.teachers.local import load_local
+from attar.teachers.origin import quiet
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "smollm2-snips.yaml"
+SHOTS = 4
+PARTS = ("specialist", "general")
+WAYS = ("specialist", "general, few-shot", "general, plain")
+Say = Callable[[str], None]
+
+
+def main() -> None:
+    """Run, ask, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, required=True, help="where the result goes")
+    parser.add_argument(
+        "--place", type=Path, default=Path("runs/specialist"), help="runs and answers, kept for a rerun"
+    )
+    parser.add_argument(
+        "--part", choices=PARTS, help="this side alone, without a result (the general one comes second)"
+    )
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="a tiny model and few rows, to walk the path")
+    args = parser.parse_args()
+    say: Say = partial(print, flush=True)
+    place = args.place / "quick" if args.quick else args.place
+    recipe = _quick(load_recipe(RECIPE), place) if args.quick else load_recipe(RECIPE)
+    special = attar.distill(recipe, place / "specialist", seeds=args.seeds, say=say)
+    if args.part == "specialist":
+        return
+    other = general(recipe, special, quick=args.quick)
+    common = attar.distill(other, place / "general", seeds=args.seeds, say=say)
+    if args.part == "general":
+        return
+    result = compare(recipe, place, special, common, list(range(args.seeds)), say)
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    say(table(result))
+
+
+def general(recipe: Recipe, special: RunFacts, *, quick: bool) -> Recipe:
+    """The recipe of the general-purpose student: same layers, as many tokens, as much text."""
+    wanted = int(cast("int", special.training["student"].initial["tokens_kept"]))
+    fields: dict[str, Any] = recipe.model_dump(mode="json")
+    fields["name"] = f"{recipe.name}-general"
+    fields["description"] = "The same student for no purpose in particular: the model as it comes teaches it gsm8k."
+    fields["task"] = {
+        "kind": "causal_lm", "prompt": "question", "text": "answer", "template": "never", "learn": "all",
+        "max_length": 256,
+    }  # fmt: skip
+    fields["teacher"] |= {"fit": "none", "fitting": {}}
+    fields["data"] = {
+        "source": "openai/gsm8k", "config": "main", "licence": "mit", "validation_fraction": 0.02,
+        "max_train_rows": 64 if quick else None, "max_held_out_rows": 8 if quick else 100,
+    }  # fmt: skip
+    fields["objectives"] = [{"kind": "forward_kl"}]
+    fields["budget"] = {}
+    fields["training"] |= {"control": False, "keep": "last", "evaluations": 1}
+    draft = recipe_from(fields)
+    task, own = CausalLM(draft.task), CausalLM(recipe.task)  # type: ignore[arg-type]
+    with quiet():
+        tokenizer = load_local(draft.teacher, task).processor  # type: ignore[arg-type]
+    rows, text = load_data(recipe).train, load_data(draft).train
+    texts = task.texts(text, tokenizer)
+    sizes = {least: len(reduce_vocabulary(tokenizer, texts, least).kept) for least in range(1, 16)}
+    least = min(sizes, key=lambda count: abs(sizes[count] - wanted))
+    fields["student"]["vocabulary"] = {"keep": "used", "min_count": least}
+    learned = special.data.rows["train"] + special.data.rows.get("transfer", 0)
+    seen = recipe.training.epochs * learned * float(own.encode(rows, tokenizer).lengths.mean())
+    fields["training"]["epochs"] = round(seen / int(task.encode(text, tokenizer).lengths.sum()), 4)
+    return recipe_from(fields)
+
+
+def compare(
+    recipe: Recipe, place: Path, special: RunFacts, common: RunFacts, seeds: Sequence[int], say: Say
+) -> dict[str, Any]:
+    """Which test rows each exported file answers rightly, and what follows."""
+    splits = load_data(recipe)
+    task = CausalLM(recipe.task)  # type: ignore[arg-type]
+    right = {way: [ask(way, place, seed, task, splits.train, splits.test, say) for seed in seeds] for way in WAYS}
+    drawn = resample({way: [mean_of(one) for one in by_seed] for way, by_seed in right.items()}, len(splits.test))
+    best = max(WAYS[1:], key=lambda way: drawn[way].point)
+    ratio = bootstrap_ratio(drawn[WAYS[0]], drawn[best])
+    return {
+        "metric": "exact match on snips as JSON, of the exported file",
+        "exact_match": {way: bootstrap_metric(one).model_dump() for way, one in drawn.items()},
+        "by_seed": {way: [float(one.mean()) for one in by_seed] for way, by_seed in right.items()},
+        "best_general": best,
+        "specialist_minus_general": bootstrap_difference(drawn[WAYS[0]], drawn[best]).model_dump(),
+        "specialist_over_general": None if ratio is None else ratio.model_dump(),
+        "run": {
+            "teacher": special.quality.intervals["teacher"].model_dump(),
+            "control": None if special.quality.control is None else special.quality.intervals["control"].model_dump(),
+            "retention": None if special.retention is None else special.retention.model_dump(),
+            "kd_gain": None if special.kd_gain is None else special.kd_gain.model_dump(),
+            "written": {name: one.model_dump() for name, one in special.evaluation.written.items()},
+        },
+        "bytes": {
+            "teacher": special.teacher.bytes,
+            "specialist": special.artifacts[0].bytes,
+            "general": common.artifacts[0].bytes,
+        },
+        "tokens": {
+            name: {"vocabulary": one.training["student"].initial["tokens_kept"], "steps": one.training["student"].steps,
+                   "epochs": one.training["student"].epochs}
+            for name, one in (("specialist", special), ("general", common))
+        },
+        "conditions": {
+            **special.lineage.machine, **special.lineage.packages, "attar": special.lineage.code,
+            "threads": torch.get_num_threads(), "load": os.getloadavg(), "shots": SHOTS,
+        },
+    }  # fmt: skip
+
+
+def ask(way: str, place: Path, seed: int, task: CausalLM, train: Dataset, test: Dataset, say: Say) -> np.ndarray:
+    """Bool [N]: the test rows that a seed's file answers rightly; asked once, then read."""
+    run = place / way.partition(",")[0]
+    files = sorted((run / "seeds" / str(seed) / "export").glob("*/model.gguf")) or sorted(
+        (run / "export").glob("*/model.gguf")
+    )
+    done = place / "answers" / f"{way.replace(', ', '-')}-{hash_file(files[0])}.npy"
+    if done.is_file():
+        return cast("np.ndarray", np.load(done))
+    with quiet():
+        model, tokenizer = read_gguf(files[0])
+        processor = ready(tokenizer, str(files[0]), None)
+    shots = train.select(np.linspace(0, len(train) - 1, SHOTS).astype(int).tolist())
+    before = "".join(f"{row['prompt'].strip()}\n{row['text']}\n\n" for row in cast("list[dict[str, str]]", list(shots)))
+    few = way.endswith("few-shot")
+    prompts = [f"{before}{prompt.strip()}\n" if few else prompt for prompt in cast("list[str]", test["prompt"])]
+    ids = [task.prompt_ids(prompt, processor) for prompt in prompts]
+    say(f"{way}, seed {seed}: {len(ids)} prompts …")
+    written = complete(model, processor, ids, longest=task.spec.generation.max_tokens)
+    said = [one.text.partition("\n")[0] if few else one.text for one in written]
+    right = np.array([same_answer(truth, one) for truth, one in zip(test["text"], said, strict=True)], dtype=bool)
+    done.parent.mkdir(parents=True, exist_ok=True)
+    np.save(done, right)
+    return right
+
+
+def table(found: dict[str, Any]) -> str:
+    """The figures as a Markdown table."""
+    lines = ["| | exact match | 95 % interval | bytes |", "|---|---|---|---|"]
+    kinds = {"teacher, fine-tuned": ("teacher", found["run"]["teacher"])}
+    kinds |= {way: (way.partition(",")[0], one) for way, one in found["exact_match"].items()}
+    if found["run"]["control"] is not None:
+        kinds["control (checkpoint)"] = ("", found["run"]["control"])
+    for name, (size, one) in kinds.items():
+        told = f"{found['bytes'][size] / 1e6:.1f} MB" if size else ""
+        lines.append(f"| {name} | {one['value']:.1%} | {one['lo']:.1%} to {one['hi']:.1%} | {told} |")
+    gain = found["specialist_minus_general"]
+    lines.append(f"| specialist minus general | {gain['value']:.1%} | {gain['lo']:.1%} to {gain['hi']:.1%} | |")
+    for name in ("retention", "kd_gain"):
+        if (one := found["run"][name]) is not None:
+            lines.append(f"| {name} | {one['value']:.1%} | {one['lo']:.1%} to {one['hi']:.1%} | |")
+    return "\n".join(lines)
+
+
+def _quick(recipe: Recipe, place: Path) -> Recipe:
+    """The same path with a teacher of some kilobytes, whose tokenizer knows the rows, and few rows and steps."""
+    fields: dict[str, Any] = recipe.model_dump(mode="json")
+    fields["data"] |= {"max_train_rows": 64, "max_held_out_rows": 16, "transfer": []}  # it ends no answer of its own
+    fields["task"]["generation"] = {"max_tokens": 48, "watched_rows": 8}
+    fields["teacher"] |= {"model": str(place / "teacher"), "fitting": {"epochs": 1, "learning_rate": 0.003}}
+    fields["student"] |= {"layers": 1}
+    fields["training"] |= {"epochs": 1.0, "evaluations": 1, "checkpoints": 1}
+    fields["budget"] = {}
+    fields["report"] |= {"bootstrap": 100}
+    if not (place / "teacher" / "config.json").is_file():
+        rows = load_data(recipe).train
+        backend = Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(
+            vocab_size=600, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False
+        )
+        backend.train_from_iterator([*rows["prompt"], *rows["text"]], trainer)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", pad_token="<|end|>")
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        )  # fmt: skip
+        LlamaForCausalLM(config).save_pretrained(place / "teacher")
+        tokenizer.save_pretrained(place / "teacher")
+    return recipe_from(fields)
+
+
+if __name__ == "__main__":
+    main()
