@@ -241,6 +241,24 @@ def test_export_adds_a_file_to_a_finished_run(run_folder: Path) -> None:
         assert not (run_folder / "export" / "onnx-int8").exists()
 
 
+def test_exports_are_named_by_kind_and_precision_or_page(run_folder: Path) -> None:
+    for words, told in (
+        (["--to", "onnx"], "KIND-PRECISION"),
+        (["--to", "web-int8,somewhere"], "somewhere"),
+        (["--out", "site"], "--to page"),
+        (["--to", "web-int3"], "int3"),
+    ):
+        done = attar("export", run_folder, *words)
+        assert done.returncode == 2, done.stderr
+        assert told in done.stderr
+
+
+def test_serve_says_what_is_missing(tmp_path: Path) -> None:
+    done = attar("serve", tmp_path, "--port", "0")
+    assert done.returncode == 1
+    assert "holds no finished run" in done.stderr or "make web" in done.stderr
+
+
 def test_store_commands(run_folder: Path, tmp_path: Path) -> None:
     import shutil
 

@@ -20,8 +20,9 @@ from attar.evaluation.predict import predict_logits
 from attar.export.graph import float_weights, trace_graph
 from attar.export.onnx import Exported, export_and_check, export_onnx, trace_rows
 from attar.export.quantize import quantize
-from attar.export.runtime import OnnxRunner
-from attar.recipe.outcome import OnnxSpec
+from attar.export.runtime import OnnxRunner, single_rows
+from attar.hashing import sha256
+from attar.recipe.outcome import OnnxSpec, WebSpec
 from attar.recipe.task import ImageClassificationSpec, TextClassificationSpec
 from attar.tasks import Task, make_task
 from attar.tasks.base import Encoded
@@ -43,8 +44,8 @@ class Case:
             warnings.simplefilter("error")
             self.graph = trace_rows(model, task, processor, self.rows, 20)
 
-    def export(self, root: Path, spec: OnnxSpec, **changes: object) -> Exported:
-        out = root / "export" / f"onnx-{spec.precision}"
+    def export(self, root: Path, spec: OnnxSpec | WebSpec, **changes: object) -> Exported:
+        out = root / "export" / f"{spec.kind}-{spec.precision}"
         options = {"parity_logits": self.logits, "graph": self.graph, **changes}
         rows = {"calibration": self.rows, "parity": self.rows, "test": self.rows}
         return export_and_check(
@@ -273,3 +274,21 @@ def test_a_student_of_700_thousand_parameters_takes_under_900_kilobytes(tmp_path
     assert sum(p.numel() for p in model.parameters()) > 700_000
     assert sizes[1] < 900_000
     assert sizes[0] / sizes[1] > 3.5
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+@pytest.mark.parametrize(("precision", "file"), [("fp32", "model.onnx"), ("int8", "model_quantized.onnx")])
+def test_a_web_export_stands_where_transformers_js_looks_for_it(
+    kind: str, precision: str, file: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    case: Case = request.getfixturevalue(kind)
+    spec = WebSpec.model_validate({"kind": "web", "precision": precision, "min_agreement": 0.0})
+    found = case.export(tmp_path, spec)
+    assert found.facts.path == f"export/web-{precision}"
+    beside = {"tokenizer.json", "tokenizer_config.json"} if kind == "text" else {"preprocessor_config.json"}
+    assert beside | {"config.json", "attar.json", f"onnx/{file}"} == set(found.facts.files)
+    assert all(sha256(found.folder / name) == digest for name, digest in found.facts.files.items())
+    assert found.facts.files[f"onnx/{file}"] == found.facts.sha256
+    assert found.facts.outputs == ["logits"], "the name that transformers.js asks for"
+    rows = single_rows(case.task, case.rows, case.processor)
+    np.testing.assert_array_equal(OnnxRunner(found.folder).logits(rows), found.logits)

@@ -196,6 +196,13 @@ def test_what_only_language_models_can_have_is_refused(tmp_path: Path) -> None:
     assert '"gguf" does not fit task.kind: text_classification. Use onnx' in found[2]
 
 
+def test_a_language_model_has_no_web_export(tmp_path: Path) -> None:
+    (found,) = [
+        line for line in problems_of(tmp_path, task={"kind": "causal_lm"}, export=[{"kind": "web"}]) if "web" in line
+    ]
+    assert '"web" does not fit task.kind: causal_lm. Use onnx' in found
+
+
 def test_one_file_is_exported_once(tmp_path: Path) -> None:
     (found,) = problems_of(tmp_path, export=[{"kind": "onnx"}, {"kind": "onnx", "precision": "int8"}, {"kind": "onnx"}])
     assert found.startswith("export[2]: onnx fp32 stands twice")
