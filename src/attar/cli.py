@@ -255,7 +255,7 @@ def serve(
     place: Annotated[Path, typer.Argument(help="A run's folder, or one that holds several.")] = Path("runs"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of 127.0.0.1; 0: any that is free.")] = 8760,
 ) -> None:
-    """Show runs on a local page, where the student runs in your browser."""
+    """Try students on a local page, in your own browser."""
     from attar.server import Server
 
     with Server(place, port) as server:
