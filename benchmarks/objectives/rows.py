@@ -141,6 +141,11 @@ ROWS: tuple[Row, ...] = (
 NO_ROW: Mapping[str, str] = {
     "attention_relations": "Digits' models have no attention. On banking77 it would ask the teacher in every step, "
     "which takes 12 times as long.",
+    **dict.fromkeys(
+        ("uld", "aligned", "projected_kl", "span_kl"),
+        "It is for language models whose tokenizers differ; here both sides have one.",
+    ),
+    "contrastive_skew": "No student here writes text: without it this is skew_kl.",
 }
 """Kinds of objectives that no case here can train on, and why."""
 

@@ -11,6 +11,8 @@ from pydantic import BaseModel
 from attar.bench.flops import count_flops
 from attar.bench.measure import Latencies, Subject, latency, median_row
 from attar.bench.size import count_params, weight_bytes
+from attar.export.decoding import DecoderRunner
+from attar.export.onnx_folder import model_file
 from attar.facts import (
     ArtifactFacts,
     BudgetFacts,
@@ -30,6 +32,7 @@ from attar.judges import Judge, Told
 from attar.recipe.outcome import BudgetSpec, Limit
 from attar.seeds import Seed
 from attar.stages import Stages
+from attar.tasks.causal_lm import CausalLM
 from attar.teachers.fitted import TEACHER
 
 _OFF = "latency: not measured, report.latency is off"
@@ -157,8 +160,10 @@ def _measure(ground: Ground, chosen: Seed) -> Costs:
             subjects[role] = Subject("folder", _arrays(batch), place, task.spec, task.labels)
         if role == "student":
             for artifact in (one for one in chosen.artifacts if one.kind == "onnx"):
+                file = ground.out / artifact.path / model_file(artifact)
                 taken = {name: value for name, value in _arrays(batch).items() if name in artifact.inputs}
-                file = ground.out / artifact.path / "model.onnx"
+                if isinstance(task, CausalLM):
+                    taken = DecoderRunner(file).feed(taken["input_ids"], taken["attention_mask"])
                 subjects[_key(artifact)] = Subject("onnx", taken, file, dtype=artifact.precision)
     found = latency(subjects) if ground.recipe.report.latency else Latencies(reasons=dict.fromkeys(subjects, _OFF))
     costs.latency.update(found.measured)
@@ -223,7 +228,7 @@ def _seed_facts(ground: Ground, judge: Judge, seed: Seed) -> SeedFacts:
         student=one.quality.student,
         control=one.quality.control,
         retention=None if one.retention is None else one.retention.value,
-        agreement=one.agreement.value,
+        agreement=None if one.agreement is None else one.agreement.value,
         validation=one.quality.validation.get("student"),
         artifacts={_key(a): a.quality for a in seed.artifacts if a.quality is not None},
     )

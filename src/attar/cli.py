@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attar.errors import EXIT_CODES, AttarError, BudgetMissed, RecipeError
+from attar.errors import EXIT_CODES, AttarError, BudgetMissed, OutOfMemory, RecipeError
 from attar.version import __version__
 
 if TYPE_CHECKING:
@@ -150,13 +150,26 @@ def evaluate(
     split: Annotated[
         str | None, typer.Option(help="Split of --data; default: test, or the only one there is.", show_default=False)
     ] = None,
+    harness: Annotated[
+        str | None,
+        typer.Option(help="Tasks of EleutherAI's harness, comma-separated: hellaswag,arc_easy.", show_default=False),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Examples a task of --harness; default: all.", show_default=False)
+    ] = None,
 ) -> None:
-    """Print a run's quality, or score its student on other data."""
+    """Print a run's quality, or score its student on other data or by EleutherAI's harness."""
     from attar.report.load import load_whole
 
     facts = load_whole(run_folder)
     if data is None and split is not None:
         raise RecipeError("--split: names a split of other data. Give that as --data.")
+    if harness is not None:
+        from attar.finished import score_by_harness
+
+        tasks = [name.strip() for name in harness.split(",") if name.strip()]
+        _print(json.dumps(score_by_harness(run_folder, tasks, limit), indent=2, default=str))
+        return
     if data is None:
         _headline(facts, run_folder)
         return
@@ -296,11 +309,23 @@ def _run() -> None:
     except typer.Abort:
         raise SystemExit(_INTERRUPTED) from None
     except Exception as error:
+        if _ran_out(error):
+            raise SystemExit(OutOfMemory.exit_code) from None
         show = getattr(error, "show", None)
         if show is None:
             raise
         show()
         raise SystemExit(getattr(error, "exit_code", 2)) from None
+
+
+def _ran_out(error: Exception) -> bool:
+    """Tell of a lack of memory outside of a run's stages."""
+    from attar.shortage import ran_out, told
+
+    if not ran_out(error):
+        return False
+    _complain(told(error, "attar", "Close other programs, or use a machine with more memory."))
+    return True
 
 
 def _apart(runs: list[Path]) -> list[str]:

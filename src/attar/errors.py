@@ -13,7 +13,8 @@
     ├── ExportError                exit code 8   an exporter failed
     │   └── ParityError            exit code 8   the exported file does not answer like the checkpoint
     ├── StorageError               exit code 9   disk full, or a folder that cannot be written
-    └── MissingExtra               exit code 10  an optional package is absent
+    ├── MissingExtra               exit code 10  an optional package is absent
+    └── OutOfMemory                exit code 11  the memory ran out
 
 A message names the place, what it got, what is allowed, and the next move. Ctrl-C exits with 130.
 """
@@ -32,6 +33,7 @@ EXIT_CODES = {
     8: "an export failed, or does not answer like the checkpoint",
     9: "the disk is full or the folder cannot be written",
     10: "an optional package is absent; the message holds the pip command",
+    11: "the memory ran out; the message says what to lower",
     130: "interrupted",
 }
 """What the command line returns, for its help and the README."""
@@ -113,6 +115,12 @@ class StorageError(AttarError):
     """The disk is full, or a folder cannot be written."""
 
     exit_code = 9
+
+
+class OutOfMemory(AttarError):
+    """The memory of the machine, or of its accelerator, is too small for what was asked of it."""
+
+    exit_code = 11
 
 
 class MissingExtra(AttarError):

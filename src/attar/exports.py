@@ -14,12 +14,17 @@ from torch import nn
 from attar.errors import ExportError, ParityError
 from attar.evaluation.evaluate import score_artifact
 from attar.evaluation.exact_match import score_written
+from attar.evaluation.generate import write_greedily
 from attar.evaluation.language import agreement, divergence, score_file
 from attar.evaluation.tokens import COLUMN, TEACHER, Reader, ask_about_rows
 from attar.evaluation.written import write_answers
+from attar.export.decoder import trace_decoder
+from attar.export.gguf_folder import fill_gguf
 from attar.export.graph import Graph
-from attar.export.language import export_gguf, least_agreement
+from attar.export.language import Bounds, Opened, bounds, export_language
 from attar.export.onnx import export_and_check, trace_rows
+from attar.export.onnx_folder import fill_onnx
+from attar.export.writing import LONGEST, compare_steps, compare_written, prompts_of
 from attar.facts import ArtifactFacts, ParityFacts, RefusedFacts
 from attar.ground import Ground
 from attar.recipe.outcome import ExportSpec, GGUFSpec
@@ -27,6 +32,9 @@ from attar.stages import Stages
 from attar.tasks.base import Encoded, Processor
 from attar.tasks.causal_lm import CausalLM
 from attar.tasks.sequences import Sequences
+
+_TOGETHER = 8192
+"""Tokens a batch."""
 
 
 @dataclass(eq=False)
@@ -61,8 +69,8 @@ class Exports:
             )
 
     def _make(self, spec: ExportSpec, out: Path) -> ArtifactFacts:
-        if isinstance(spec, GGUFSpec):
-            return self._make_gguf(spec, out)
+        if isinstance(spec, GGUFSpec) or isinstance(self.ground.task, CausalLM):
+            return self._make_language(spec, out)
         ground, (model, processor) = self.ground, self._student
         train, validation, test = self._encoded
         made = export_and_check(
@@ -73,22 +81,35 @@ class Exports:
         scores = score_artifact(ground.task, made.logits, self.teacher, test.labels, ground.recipe.report)
         return made.facts.model_copy(update=scores._asdict())
 
-    def _make_gguf(self, spec: GGUFSpec, out: Path) -> ArtifactFacts:
+    def _make_language(self, spec: ExportSpec, out: Path) -> ArtifactFacts:
         ground, task, (model, processor) = self.ground, cast("CausalLM", self.ground.task), self._student
         _, validation, test = cast("tuple[Sequences, Sequences, Sequences]", self._encoded)
 
-        def check(file: nn.Module, _: Processor) -> ParityFacts:
-            ours, theirs = Reader(file, validation, processor), Reader(model, validation, processor)
-            return _parity(ours, theirs, task, len(ground.splits.validation), least_agreement(spec))
+        def check(opened: Opened) -> ParityFacts:
+            ours, theirs = _reader(opened, validation), Reader(model, validation, processor)
+            found = _parity(ours, theirs, task, len(ground.splits.validation), bounds(spec))
+            prompts = prompts_of(validation)
+            wanted = write_greedily(model, processor, prompts, longest=LONGEST)
+            written = compare_written(write_greedily(opened.model, opened.processor, prompts, longest=LONGEST), wanted)
+            runner = opened.runner
+            cached = None if runner is None else compare_steps(runner, model, validation)
+            return found.model_copy(update={"written": written, "cached": cached})
 
-        made = export_gguf(model, processor, out, spec, name=ground.recipe.name, check=check, root=ground.out)
-        report, rows = ground.recipe.report, ground.splits.test
+        def make(folder: Path) -> Opened:
+            if isinstance(spec, GGUFSpec):
+                return fill_gguf(folder, model=model, processor=processor, spec=spec, name=ground.recipe.name)
+            graph = None if spec.precision == "fp16" else self._graph(spec.opset)
+            return fill_onnx(folder, model=model, processor=processor, spec=spec, graph=graph)
+
+        made = export_language(make, out, spec, check=check, root=ground.out)
+        report, rows, opened = ground.recipe.report, ground.splits.test, made.opened
         if self.written is not None:
-            written = write_answers(made.model, made.processor, task, rows, device=ground.device)
+            written = write_answers(opened.model, opened.processor, task, rows, device=ground.device)
             scores = score_written(rows, written, self.written, report)
         else:
-            read = Reader(made.model, test, made.processor)
-            scores = score_file(ask_about_rows({}, read, task, len(rows))[TEACHER], self.teacher, report)
+            read = _reader(opened, test)
+            answers = ask_about_rows({}, read, task, len(rows), batch_tokens=_budget(read))[TEACHER]
+            scores = score_file(answers, self.teacher, report)
         return made.facts.model_copy(update=scores._asdict())
 
     @cached_property
@@ -105,16 +126,29 @@ class Exports:
 
     @cache  # noqa: B019  (lives as long as a seed's exports)
     def _graph(self, opset: int) -> Graph:
+        if isinstance(self.ground.task, CausalLM):
+            return trace_decoder(self._student[0], opset)
         return trace_rows(self._student[0], self.ground.task, self._student[1], self._encoded[0], opset)
 
 
-def _parity(file: Reader, checkpoint: Reader, task: CausalLM, rows: int, bound: float) -> ParityFacts:
+def _reader(opened: Opened, encoded: Sequences) -> Reader:
+    """The opened file, and rows as it reads them."""
+    return Reader(opened.model, encoded, opened.processor, dense=opened.runner is not None)
+
+
+def _budget(read: Reader) -> int:
+    """Tokens a batch: an ONNX file is asked one text at a time, as it is used (dynamic int8 scales a whole batch)."""
+    return 1 if read.dense else _TOGETHER
+
+
+def _parity(file: Reader, checkpoint: Reader, task: CausalLM, rows: int, bound: Bounds) -> ParityFacts:
     """A language model's file against its checkpoint, token by token; the logits themselves on the first sequence."""
-    table = ask_about_rows({"file": file}, checkpoint, task, rows)["file"]
+    table = ask_about_rows({"file": file}, checkpoint, task, rows, batch_tokens=_budget(file))["file"]
     inputs = task.batch(file.encoded, [0], file.processor)
     with torch.inference_mode():
         one, other = (cast("torch.Tensor", side.model(**inputs).logits) for side in (file, checkpoint))
     return ParityFacts(
         max_abs=float((one - other).abs().max()), agreement=agreement(table), kl=divergence(table),
-        n=int(table[:, COLUMN.compared].sum()), bound_max_abs=None, bound_agreement=bound,
+        n=int(table[:, COLUMN.compared].sum()), bound_max_abs=bound.max_abs, bound_agreement=bound.agreement,
+        bound_written=bound.written,
     )  # fmt: skip

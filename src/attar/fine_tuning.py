@@ -19,6 +19,7 @@ from attar.evaluation.language import perplexity
 from attar.evaluation.tokens import TEACHER, Reader, ask_about_rows
 from attar.hashing import hash_value
 from attar.objectives.terms.terms import Terms
+from attar.ranks import ALONE, Ranks
 from attar.recipe.objectives import HardLabelsSpec
 from attar.recipe.teacher import FittingSpec, LocalTeacherSpec
 from attar.recipe.training import TrainingSpec
@@ -43,10 +44,12 @@ def tune_teacher(
     device: str = "cpu",
     progress: Progress | None = None,
     log: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> FittedFacts:
     """Train the recipe's teacher on the training split and write it to `out` (see `teachers.fitted` for the layout).
 
-    Of `training` (the student's) device and precision count. The same recipe, data and seed give the same weights on
+    Of `training` (the student's) device, precision, and what it says of memory and processes count. All of `ranks`
+    train, the first writes. The same recipe, data and seed give the same weights on
     one machine; killed, it goes on from its last checkpoint, beside `out`. Raises TeacherError, TrainingError or
     StorageError.
     """
@@ -97,8 +100,10 @@ def tune_teacher(
         seed=spec.fitting.seed,
         source=teacher.source,
     )
-    save_fitted(model.cpu(), processor, fitted, out)
-    shutil.rmtree(place, ignore_errors=True)
+    model.cpu()
+    if ranks.first:
+        save_fitted(model, processor, fitted, out)
+        shutil.rmtree(place, ignore_errors=True)
     return fitted
 
 
@@ -108,5 +113,6 @@ def _settings(fitting: FittingSpec, training: TrainingSpec) -> TrainingSpec:
     )
     return TrainingSpec(
         epochs=float(fitting.epochs), evaluations=fitting.epochs, checkpoints=fitting.epochs, keep="best",
-        device=training.device, precision=training.precision, threads=training.threads, **shared,
+        device=training.device, precision=training.precision, threads=training.threads, parallel=training.parallel,
+        activation_checkpointing=training.activation_checkpointing, **shared,
     )  # fmt: skip

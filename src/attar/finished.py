@@ -13,12 +13,15 @@ from attar.answers import answers, probabilities
 from attar.data.load import load_split
 from attar.errors import DataError, ExportError, RecipeError
 from attar.evaluation.generate import complete
+from attar.evaluation.harness import run_harness
 from attar.evaluation.language import perplexity
 from attar.evaluation.metrics import score
 from attar.evaluation.predict import predict_logits
 from attar.evaluation.tokens import Reader, ask_about_rows
+from attar.export.gguf_folder import MODEL as GGUF
+from attar.export.onnx_folder import open_onnx
 from attar.export.runtime import OnnxRunner, single_rows
-from attar.facts import RunFacts
+from attar.facts import ArtifactFacts, RunFacts
 from attar.handover import require_exports
 from attar.recipe import Recipe
 from attar.recipe.load import load_recipe, recipe_from
@@ -86,6 +89,15 @@ def score_on(run_folder: Path, source: str, split: str | None = None) -> dict[st
     return {"source": source, "split": name, "metric": task.metric, "value": value, "n": len(encoded)}
 
 
+def score_by_harness(run_folder: Path, tasks: Sequence[str], limit: int | None = None) -> dict[str, Any]:
+    """What EleutherAI's harness finds of a language model's student, by task. Raises RecipeError for other students."""
+    _, recipe, _ = _open(run_folder)
+    if not isinstance(recipe.task, CausalLMSpec):
+        raise RecipeError(f"--harness: asks language models, but this run's task is {recipe.task.kind}. Use --data.")
+    device = recipe.training.device
+    return run_harness(run_folder / "student", tasks, limit=limit, device="cpu" if device == "auto" else device)
+
+
 def export_again(run_folder: Path, kind: str, precision: str, *, say: Callable[[str], None]) -> RunFacts:
     """Add an export to a finished run and carry it through: what is done stays, the new file is made and measured.
 
@@ -105,22 +117,26 @@ def export_again(run_folder: Path, kind: str, precision: str, *, say: Callable[[
 def _written(
     run_folder: Path, facts: RunFacts, task: CausalLM, inputs: Sequence[str], artifact: str | None
 ) -> list[dict[str, Any]]:
+    made = None if artifact is None else _artifact(facts, artifact)
+    folder = run_folder / "student" if made is None else require_artifact(run_folder, made)
     with quiet():
-        if artifact is None:
-            model, processor = task.load_model(run_folder / "student"), task.load_processor(run_folder / "student")
+        if made is None:
+            model, processor = task.load_model(folder), task.load_processor(folder)
+        elif made.kind == "onnx":
+            model, processor = open_onnx(folder, made), task.load_processor(folder)
         else:
-            model, tokenizer = read_gguf(_file(run_folder, facts, artifact) / "model.gguf")
-            processor = ready(tokenizer, artifact, None)
+            model, tokenizer = read_gguf(folder / GGUF)
+            processor = ready(tokenizer, made.path, None)
     written = complete(model, processor, [task.prompt_ids(text, processor) for text in inputs], longest=_LONGEST)
     return [{"input": text, "answers": [{"text": one.text}]} for text, one in zip(inputs, written, strict=True)]
 
 
-def _file(run_folder: Path, facts: RunFacts, artifact: str) -> Path:
-    """The folder of an exported file. Raises ExportError, and AttarError where it was changed."""
+def _artifact(facts: RunFacts, artifact: str) -> ArtifactFacts:
+    """An exported file by its name. Raises ExportError."""
     made = {f"{a.kind}-{a.precision}": a for a in facts.artifacts}
     if artifact not in made:
         raise ExportError(f"{artifact!r} is not among this run's files: {', '.join(made) or 'none'}.")
-    return require_artifact(run_folder, made[artifact])
+    return made[artifact]
 
 
 def _open(run_folder: Path) -> tuple[RunFacts, Recipe, Task]:
@@ -148,6 +164,6 @@ def _logits(run_folder: Path, facts: RunFacts, task: Task, rows: Dataset, artifa
         with quiet():
             model, processor = task.load_model(run_folder / "student"), task.load_processor(run_folder / "student")
         return predict_logits(model, task, task.encode(rows, processor), processor)
-    folder = _file(run_folder, facts, artifact)
+    folder = require_artifact(run_folder, _artifact(facts, artifact))
     processor = task.load_processor(folder)
     return OnnxRunner(folder).logits(single_rows(task, task.encode(rows, processor), processor))

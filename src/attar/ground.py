@@ -22,7 +22,7 @@ from attar.objectives.own import OwnObjective
 from attar.objectives.terms.terms import Terms
 from attar.plan.objectives import signals_mode
 from attar.recipe import Recipe
-from attar.recipe.objectives import AnyObjectiveSpec
+from attar.recipe.objectives import AnyObjectiveSpec, CrossTokenSpec
 from attar.recipe.student import FromTeacherSpec
 from attar.recipe.targets import TargetsSpec
 from attar.signals import Inside, Wanted, look_inside
@@ -31,9 +31,12 @@ from attar.students.student import Student
 from attar.tasks.base import Processor, Task
 from attar.tasks.causal_lm import CausalLM
 from attar.tasks.sequences import Sequences, sequence_keys
+from attar.tasks.vocabularies import knows_others
 from attar.teachers.local import LocalTeacher
 from attar.teachers.store import Store, StoreReader
 from attar.teachers.token_store import TokenStore
+from attar.training.token_bytes import token_maps
+from attar.training.two_tokenizers import Paired, pair_rows
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
@@ -132,6 +135,20 @@ class Ground:
             init="random" if init == "random" else "recipe",
         )
 
+    def reads_otherwise(self, processor: Processor) -> bool:
+        """Has a student of this processor another tokenizer than the teacher?"""
+        return isinstance(self.task, CausalLM) and knows_others(processor, self.processor)
+
+    def paired(self, student: Student) -> Paired | None:
+        """The training rows as the student and the teacher read them, where two tokenizers meet; else None.
+
+        The control reads the same sequences as the student, so this does not depend on who is trained.
+        """
+        across = any(isinstance(spec, CrossTokenSpec) for spec in self.objectives)
+        if not isinstance(self.task, CausalLM) or not (across or self.reads_otherwise(student.processor)):
+            return None
+        return pair_rows(self.task, self.rows, student.processor, self.processor)
+
     def _sample(self) -> list[dict[str, Tensor]]:
         """Batches of training rows, as the teacher reads them: what a student cut from a language model is made by."""
         if not isinstance(self.task, CausalLM) or not isinstance(self.recipe.student, FromTeacherSpec):
@@ -154,9 +171,10 @@ class Ground:
         """The recipe's objectives between this student and the teacher."""
         one = self.task.encode(self.splits.validation.select([0]), student.processor)
         inside = look_inside(student.model.eval(), self.task.batch(one, [0], student.processor))
+        matched = any(isinstance(spec, CrossTokenSpec) for spec in objectives)
         return Terms(
             objectives, problem=self.task.problem, student=inside, teacher=self.inside, chosen=self.chosen.pairs,
-            targets=self.targets, seed=seed,
+            tokens=token_maps(student.processor, self.processor) if matched else None, targets=self.targets, seed=seed,
         )  # fmt: skip
 
     def reader(self, rows: Dataset, wanted: Wanted | None = None) -> StoreReader:
@@ -164,10 +182,12 @@ class Ground:
         assert self.store is not None, "signals are made before they are read"
         return self.store.reader(self.task.content_keys(rows), wanted)
 
-    def token_reader(self, rows: Dataset, encoded: Sequences) -> StoreReader:
-        """What is stored of each learned token, by sequence of `rows` as the student reads them."""
+    def token_reader(self, encoded: Sequences, outputs: Tensor | None) -> StoreReader:
+        """What is stored of each learned token of sequences as the student reads them; `outputs`: its tokens among the
+        teacher's.
+        """
         assert isinstance(self.store, TokenStore), "signals are made before they are read"
-        return self.store.token_reader(sequence_keys(self.task.content_keys(rows), encoded), encoded.labels)
+        return self.store.token_reader(sequence_keys(encoded, None if outputs is None else outputs.numpy()))
 
     def teacher_logits(self, rows: Dataset) -> np.ndarray:
         """The teacher's logits [N, C], from the store."""

@@ -159,7 +159,7 @@ class LanguageJudge:
         readers = {
             name: Reader(
                 one.model, self._sequences(part, one.processor), one.processor,
-                shared_by(ground, one.model, one.processor),
+                shared_by(ground, one.model, one.processor), alike=not ground.reads_otherwise(one.processor),
             )
             for name, one in models.items()
         }  # fmt: skip
@@ -191,8 +191,10 @@ class _Rows:
 
 
 def shared_by(ground: Ground, model: nn.Module, processor: Processor) -> Tensor | None:
-    """Which of the teacher's logits a student has, int64; None: all, in the same order. Raises PlanError."""
-    if not isinstance(ground.task, CausalLM) or ground.teacher is None:
+    """Which of the teacher's logits a student has, int64; None: all, in the same order, or none can be told apart as
+    the student has another tokenizer. Raises PlanError.
+    """
+    if not isinstance(ground.task, CausalLM) or ground.teacher is None or ground.reads_otherwise(processor):
         return None
     widths = {"student_width": head_width(model), "teacher_width": head_width(ground.teacher.model.model)}
     return shared_outputs(processor, ground.processor, **widths)

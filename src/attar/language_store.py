@@ -127,7 +127,7 @@ def check_tokens(
         return 0.0
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(np.int64))
     encoded, keys = sequences_of(task, rows.select(chosen.tolist()), teacher.processor)
-    stored = store.read_few(store.token_reader(keys, encoded.labels).positions)
+    stored = store.read_few(store.token_reader(keys).positions)
     form = form_of(targets_of_store(store))
     teacher.model.to(device)
     _, taken = take_tokens(
@@ -166,4 +166,4 @@ def _moved(stored: Lists | Draws, fresh: Lists | Draws) -> np.ndarray:
 def sequences_of(task: CausalLM, rows: Dataset, processor: Any) -> tuple[Sequences, list[str]]:
     """Rows as the teacher reads them, and the key of each sequence."""
     encoded = task.encode(rows, processor)
-    return encoded, sequence_keys(task.content_keys(rows), encoded)
+    return encoded, sequence_keys(encoded)

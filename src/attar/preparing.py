@@ -16,12 +16,12 @@ from attar.answered import with_answers
 from attar.bench.size import count_params, weight_bytes
 from attar.data.load import load_data
 from attar.data.splits import Splits
-from attar.errors import PlanError, StoreError
+from attar.errors import DataError, PlanError, StoreError
 from attar.facts import ModelFacts, PolicyFacts, SourceFacts
 from attar.fine_tuning import tune_teacher
 from attar.ground import Ground, Handed, Objective, Progress, Say
 from attar.hashing import hash_bytes, hash_file, hash_value
-from attar.heads import verify_head
+from attar.heads import head_width, verify_head
 from attar.identity import hash_module, hash_processor
 from attar.judges import shared_by
 from attar.language_store import label_language, open_language, targets_of_store
@@ -40,6 +40,7 @@ from attar.stages import Stages
 from attar.students.student import Student
 from attar.tasks import CausalLM, make_task
 from attar.tasks.base import Encoded, Task
+from attar.tasks.vocabularies import shared_outputs
 from attar.teachers.fitted import FittedFacts, load_fitted
 from attar.teachers.fitting import fit_teacher
 from attar.teachers.labelling import label, store_folder
@@ -96,10 +97,11 @@ def prepare(
 
 def _language(ground: Ground, student: Student, stages: Stages, progress: Progress) -> Ground:
     """What can be known to fail in training fails here; where the teacher is not asked in every step, it is now."""
-    task, splits = ground.task, ground.splits
+    task = ground.task
     assert ground.teacher is not None
     for model, processor in ((ground.teacher.model.model, ground.processor), (student.model, student.processor)):
         verify_head(model, made_up_row(processor, task))
+    _require_one_language(ground, student)
     outputs, spec = shared_by(ground, student.model, student.processor), ground.recipe.teacher
     rollouts = ground.recipe.rollouts
     if rollouts is not None and rollouts.source == "vllm" and outputs is not None:
@@ -113,9 +115,42 @@ def _language(ground: Ground, student: Student, stages: Stages, progress: Progre
         )
     elif not ground.live:
         ground.store = label_language(ground, spec, outputs, _about(ground), stages, progress)
-    parts = [part for part in (splits.train, splits.transfer, splits.validation, splits.test) if part is not None]
-    ground.truncated = sum(task.encode(part, ground.processor).truncated for part in parts)
+    ground.truncated = _cut_rows(ground, stages.say)
     return ground
+
+
+def _cut_rows(ground: Ground, say: Say) -> int:
+    """How many rows are cut. Says which parts have prompts that leave no room for an answer; raises DataError where no
+    row of a part has anything left to tell.
+    """
+    task, splits, cut = ground.task, ground.splits, 0
+    parts = {"train": splits.train, "transfer": splits.transfer, "validation": splits.validation, "test": splits.test}
+    for name, rows in parts.items():
+        if rows is None:
+            continue
+        encoded = task.encode(rows, ground.processor)
+        cut += encoded.truncated
+        empty = np.flatnonzero(encoded.labels == 0)
+        if not len(empty):
+            continue
+        told = (
+            f"{name}: in {len(empty):,} of {len(encoded):,} rows (row {int(empty[0])} is the first) no token is left "
+            f"to learn: what stands before the answer fills task.max_length ({task.spec.max_length}). Raise it, or "
+            "leave such rows out."
+        )
+        if len(empty) == len(encoded):
+            raise DataError(told)
+        ground.warnings.append(told)
+        say(f"WARNING: {told}")
+    return cut
+
+
+def _require_one_language(ground: Ground, student: Student) -> None:
+    """Raise PlanError where objectives compare token by token what two tokenizers cut otherwise."""
+    terms = ground.terms(student, ground.objectives, ground.recipe.training.seed)
+    if terms.one_by_one and ground.reads_otherwise(student.processor):
+        widths = {"student_width": head_width(student.model), "teacher_width": 0}
+        shared_outputs(student.processor, ground.processor, **widths)
 
 
 def _choose(ground: Ground, student: Student, stages: Stages) -> LayerMaps:
@@ -221,11 +256,13 @@ def _local_teacher(
 
     def work() -> FittedFacts:
         if isinstance(task, CausalLM):
-            return tune_teacher(spec, task, rows, folder, training, device=device, progress=progress)
+            return tune_teacher(
+                spec, task, rows, folder, training, device=device, progress=progress, ranks=stages.ranks
+            )
         return fit_teacher(spec, task, rows, folder, device=device, progress=progress)
 
     shaped_by += [training.precision] if isinstance(task, CausalLM) else []
-    stages.run("teacher", shaped_by, [folder], FittedFacts, work)
+    stages.run("teacher", shaped_by, [folder], FittedFacts, work, together=isinstance(task, CausalLM))
     return load_fitted(folder, task, trust_remote_code=spec.trust_remote_code)
 
 

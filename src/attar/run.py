@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from attar.answer_judge import AnswerJudge
@@ -22,6 +23,7 @@ from attar.ranks import Ranks, joined
 from attar.recipe import Recipe
 from attar.recipe.teacher import LocalTeacherSpec
 from attar.seeds import Seed, limit_threads, run_seed
+from attar.shortage import advice_for
 from attar.stages import Stages, locked
 from attar.storage import atomic_folder
 from attar.tasks.causal_lm import CausalLM
@@ -62,7 +64,7 @@ def run(
             try:
                 for warning in plan.warnings:
                     say(f"WARNING: {warning}")
-                stages = Stages(out / "store" / "stages", say, ranks)
+                stages = Stages(out / "store" / "stages", say, ranks, partial(advice_for, recipe))
                 ground = prepare(recipe, out, stages, handed=given, policy=policy, progress=progress)
                 judge, first = _judge_of(ground), recipe.training.seed
                 done = [
@@ -99,7 +101,7 @@ def label_only(
         with locked(out, ranks), quiet():
             before = limit_threads(recipe.training.threads)
             try:
-                stages = Stages(out / "store" / "stages", say, ranks)
+                stages = Stages(out / "store" / "stages", say, ranks, partial(advice_for, recipe))
                 ground = prepare(recipe, out, stages, handed=Handed(), policy=policy, progress=progress)
             finally:
                 limit_threads(before)

@@ -20,11 +20,13 @@ from attar.handover import withdraw
 from attar.hashing import hash_value
 from attar.judges import PARTS, Judge, Loaded, shared_by
 from attar.layer_choice import layer_facts
+from attar.objectives.terms.terms import Terms
 from attar.recipe.objectives import HardLabelsSpec
 from attar.signals import Wanted
 from attar.stages import Stages
 from attar.storage import atomic_folder, atomic_write
 from attar.students.build import save_student
+from attar.students.lora import ADAPTER, adapt, merge
 from attar.students.student import Student
 from attar.tasks.base import Encoded
 from attar.tasks.causal_lm import CausalLM
@@ -32,6 +34,7 @@ from attar.tasks.sequences import Sequences
 from attar.teachers.store import StoreReader
 from attar.training.rows import LiveTeacher, TrainingRows
 from attar.training.train import train
+from attar.training.two_tokenizers import Paired
 
 Role = Literal["student", "control", "control_random"]
 
@@ -120,9 +123,13 @@ def _train(
         if stages.ranks.first and place.exists():
             withdraw(ground.out)
         student = ground.student(seed, "random" if role == "control_random" else "recipe")
+        lora = getattr(recipe.student, "lora", None)
+        if lora is not None:
+            student = adapt(student, lora, seed)
         terms = ground.terms(student, objectives, seed)
         rows = ground.rows
-        encoded = ground.task.encode(rows, student.processor)
+        pair = ground.paired(student)
+        encoded = ground.task.encode(rows, student.processor) if pair is None else pair.student
         needs = terms.needs_teacher
         live = ground.live and needs
         checkpoints = folder / "checkpoints" / role
@@ -133,8 +140,8 @@ def _train(
             TrainingRows(
                 student=encoded,
                 processor=student.processor,
-                signals=_stored(ground, encoded, terms.wanted_teacher) if needs and not live else None,
-                live=_live(ground, student, encoded, terms.wanted_teacher) if live else None,
+                signals=_stored(ground, student, encoded, terms.wanted_teacher) if needs and not live else None,
+                live=_live(ground, student, encoded, terms, pair) if live else None,
             ),
             spec,
             checkpoints,
@@ -148,29 +155,36 @@ def _train(
         student.model.cpu()
         if stages.ranks.first:
             with atomic_folder(place) as fresh:
-                save_student(student.model, student.processor, fresh)
+                model = student.model if lora is None else merge(student.model, fresh / ADAPTER)
+                save_student(model, student.processor, fresh)
         layers = layer_facts(terms, objectives, ground.chosen)
         return facts.model_copy(update={"initial": student.initial, "layers": layers})
 
     return stages.run(f"{seed}/{role}", shaped_by, [place], TrainingFacts, work, together=True)
 
 
-def _stored(ground: Ground, encoded: Encoded, wanted: Wanted) -> StoreReader:
+def _stored(ground: Ground, student: Student, encoded: Encoded, wanted: Wanted) -> StoreReader:
     if isinstance(encoded, Sequences):
-        return ground.token_reader(ground.rows, encoded)
+        return ground.token_reader(encoded, shared_by(ground, student.model, student.processor))
     return ground.reader(ground.rows, wanted)
 
 
-def _live(ground: Ground, student: Student, encoded: Encoded, wanted: Wanted) -> LiveTeacher:
+def _live(ground: Ground, student: Student, encoded: Encoded, terms: Terms, pair: Paired | None) -> LiveTeacher:
     """The teacher with its view of the rows, which is the student's own where both read by one processor."""
     assert ground.teacher is not None, "live signals need a model"
     teacher, same = ground.teacher.model, student.processor is ground.processor
+    if pair is None and not same:
+        theirs = ground.task.encode(ground.rows, ground.processor)
+    else:
+        theirs = encoded if pair is None else pair.teacher
     return LiveTeacher(
         model=teacher.model if isinstance(ground.task, CausalLM) else teacher,
-        encoded=encoded if same else ground.task.encode(ground.rows, ground.processor),
+        encoded=theirs,
         processor=ground.processor,
-        wanted=ground.teacher.resolve(wanted),
+        wanted=ground.teacher.resolve(terms.wanted_teacher),
         outputs=shared_by(ground, student.model, student.processor),
+        alike=pair is None or terms.one_by_one,
+        spans=None if pair is None else (pair.student_spans, pair.teacher_spans),
     )
 
 

@@ -17,6 +17,7 @@ from attar.errors import StorageError
 from attar.facts import StageFacts
 from attar.hashing import hash_file, hash_folder, hash_value
 from attar.ranks import ALONE, Ranks
+from attar.shortage import enough_memory
 from attar.storage import atomic_write, guard
 
 CARD = "README.md"
@@ -36,6 +37,8 @@ class Stages:
     folder: Path
     say: Callable[[str], None]
     ranks: Ranks = ALONE
+    advice: Callable[[str], str] = lambda _: "Use a machine with more memory."
+    """What to lower where a stage, by its name, lacks memory."""
     done: list[StageFacts] = field(default_factory=list[StageFacts])
 
     def key_of(self, name: str) -> str:
@@ -56,7 +59,7 @@ class Stages:
 
         `shaped_by` is any JSON-able value; `outputs` are the files or folders that the stage writes. Of several
         processes the first does the work and the others wait for what it found; where they do it `together`, what the
-        first found counts, and it alone writes.
+        first found counts, and it alone writes. Raises OutOfMemory where the memory is too small for it.
         """
         ranks, key = self.ranks, hash_value(shaped_by)
         ranks.require_same(key, f"what shapes the stage {name}")
@@ -67,10 +70,13 @@ class Stages:
             return result
         self.say(f"{name} …")
         start = time.perf_counter()
-        made = work() if together else None
+        with enough_memory(name, self.advice(name)):
+            made = work() if together else None
 
         def finish() -> tuple[Found, float]:
-            result, seconds = work() if made is None else made, time.perf_counter() - start
+            with enough_memory(name, self.advice(name)):
+                result = work() if made is None else made
+            seconds = time.perf_counter() - start
             self._note(name, key, outputs, result, seconds)
             return result, seconds
 

@@ -11,14 +11,15 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "attar"
 FLOORS = [
-    {"errors", "gguf_header", "hashing", "facts", "storage", "version"},
+    {"errors", "gguf_header", "hashing", "head_families", "facts", "storage", "version"},
     {"recipe"},
     {"plan", "data", "logits", "heads", "hooks", "packing", "signals", "identity", "answers", "ranks", "tasks"},
-    {"objectives", "teachers", "students"},
+    {"objectives", "teachers", "students", "generation"},
     {"training", "evaluation", "bench", "export", "governance", "testing"},
     {"report"},
     {
         "run",
+        "shortage",
         "ground",
         "judges",
         "language_store",

@@ -187,6 +187,15 @@ def test_few_rows_are_cut_as_they_will_be_or_refused(
     assert loaded.facts.rows == planned
 
 
+def test_what_only_language_models_can_have_is_refused(tmp_path: Path) -> None:
+    exports = [{"kind": "onnx", "precision": "int4"}, {"kind": "onnx", "min_written": 0.5}, {"kind": "gguf"}]
+    found = problems_of(tmp_path, export=exports)
+    assert len(found) == 3
+    assert '"int4" is for language models, not for task.kind: text_classification' in found[0]
+    assert "only language models write" in found[1]
+    assert '"gguf" does not fit task.kind: text_classification. Use onnx' in found[2]
+
+
 def test_one_file_is_exported_once(tmp_path: Path) -> None:
     (found,) = problems_of(tmp_path, export=[{"kind": "onnx"}, {"kind": "onnx", "precision": "int8"}, {"kind": "onnx"}])
     assert found.startswith("export[2]: onnx fp32 stands twice")

@@ -45,6 +45,7 @@ def problem_of(tmp_path: Path, rollouts: dict[str, Any], **changes: Any) -> str:
         ({}, {"task": {"kind": "text_classification"}}, "rollouts: answers are written by language models, but task."),
         ({}, {"task": {"kind": "causal_lm"}}, "plain texts hold no prompts that could be answered. Set task.prompt"),
         ({}, {"task": {"kind": "causal_lm", "prompt": "q", "learn": "all"}}, "task.learn: with `all`, prompts cannot"),
+        ({}, {"training": {"parallel": "fsdp"}}, "training.parallel: with fsdp no process holds the whole student"),
         ({"max_new_tokens": 200}, {}, "max_new_tokens: 200 leaves no room for a prompt in task.max_length 200"),
         ({}, {"teacher": {"kind": "local", "model": "m", "signals": "store"}},
          "rollouts.fraction: rollouts.fraction > 0 wants teacher.signals: live"),

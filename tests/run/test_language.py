@@ -6,15 +6,21 @@ import json
 import math
 from copy import deepcopy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaForCausalLM
 
 import attar
+from attar.bench.measure import Latencies, Subject
+from attar.bench.protocol import Load
+from attar.bench.worker import prepare
 from attar.errors import ParityError, PlanError
 from attar.export.gguf import write_gguf
+from attar.facts import Measurement
 from attar.finished import answer, score_on
 from attar.recipe.task import CausalLMSpec
 from attar.tasks.causal_lm import CausalLM
@@ -90,6 +96,65 @@ def test_a_language_model_is_distilled_judged_and_reported(tmp_path: Path) -> No
     assert all(stage.cached for stage in again.stages if stage.name not in {"data"})
 
 
+def one_call(subjects: dict[str, Subject]) -> Latencies:
+    """In the place of the measuring processes: each file takes what it would be measured with, once."""
+    found = Latencies()
+    for name, subject in subjects.items():
+        if subject.kind == "onnx":
+            with TemporaryDirectory() as folder:
+                file = Path(folder) / "inputs.npz"
+                np.savez(file, **{key: np.asarray(part) for key, part in subject.inputs.items()})
+                call, runtime = prepare(Load(kind="onnx", path=subject.path, inputs=file, threads=1))
+                call()
+            found.measured[name] = Measurement(value=1.0, unit="ms", n=1, lo=1.0, hi=1.0, method=runtime)
+    return found
+
+
+def test_an_onnx_decoder_is_exported_compared_and_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attar.certify.latency", one_call)
+    export = [{"kind": "onnx", "precision": precision} for precision in ("fp32", "int8")]
+    export.append({"kind": "onnx", "precision": "int4", "min_agreement": 0.5})
+    files = {"fp32": "model", "int8": "model_quantized", "int4": "model_q4"}
+    training = {"epochs": 3, "batch_size": 8, "learning_rate": 0.01, "control": False}
+    path = make(tmp_path, export=export, training=training, report={"bootstrap": 100, "latency": True})
+    out = tmp_path / "out"
+    facts = attar.distill(path, out)
+    assert [one.precision for one in facts.artifacts] == list(files)
+    own = facts.quality.student
+    assert own is not None
+    for one in facts.artifacts:
+        folder = out / one.path
+        assert (folder / "onnx" / f"{files[one.precision]}.onnx").is_file()
+        assert {"config.json", "generation_config.json", "tokenizer.json", "attar.json"} <= {
+            path.name for path in folder.iterdir()
+        }
+        sizes = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+        assert one.bytes + one.tokenizer_bytes == sum(sizes.values())
+        assert one.tokenizer_bytes == sum(size for path, size in sizes.items() if path.name.startswith("tokenizer"))
+        found = one.parity
+        assert found.cached is not None
+        assert found.written is not None
+        assert found.written.prompts == 4
+        assert found.agreement >= (found.bound_agreement or 1)
+        assert one.quality == pytest.approx(own, rel={"fp32": 1e-4, "int8": 0.02, "int4": 0.5}[one.precision])
+        assert one.latency is not None
+        assert one.retention is not None
+    first, *rest = facts.artifacts
+    assert first.parity.max_abs < 1e-4
+    assert first.parity.cached is not None
+    assert first.parity.cached.max_abs < 1e-4
+    assert first.parity.written is not None
+    assert first.parity.written.same == 1
+    assert first.parity.written.first_difference is None
+    assert all(one.bytes < first.bytes for one in rest)
+    told = [answer(out, ["the cat", "the old"], artifact) for artifact in (None, "onnx-fp32")]
+    assert told[0] == told[1]
+    assert isinstance(answer(out, ["the cat"], "onnx-int4")[0]["answers"][0]["text"], str)
+    config = json.loads((out / rest[0].path / "config.json").read_text())
+    assert config["transformers.js_config"] == {"dtype": "q8"}
+    assert "through the cache" in (out / "report.html").read_text()
+
+
 def test_a_file_that_answers_otherwise_is_not_handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrongly(model: LlamaForCausalLM, *args: Any, **options: Any) -> None:
         other = deepcopy(model)
@@ -97,7 +162,7 @@ def test_a_file_that_answers_otherwise_is_not_handed_over(tmp_path: Path, monkey
             other.model.embed_tokens.weight.copy_(model.model.embed_tokens.weight.roll(7, 0))
         write_gguf(other, *args, **options)
 
-    monkeypatch.setattr("attar.export.language.write_gguf", wrongly)
+    monkeypatch.setattr("attar.export.gguf_folder.write_gguf", wrongly)
     short = {"max_steps": 2, "batch_size": 8, "control": False}
     export = [{"kind": "gguf", "precision": "f16"}]
     with pytest.raises(ParityError, match="the same likeliest token"):
@@ -150,7 +215,7 @@ def test_a_student_with_fewer_tokens_learns_from_chats(tmp_path: Path) -> None:
     ("changes", "told"),
     [
         ({"teacher": {"kind": "local", "model": "TEACHER", "fit": "probe", "licence": "mit"}}, "fits classifiers"),
-        ({"export": [{"kind": "onnx", "precision": "int8"}]}, '"onnx" does not fit task.kind: causal_lm. Use gguf'),
+        ({"export": [{"kind": "onnx", "calibration_rows": 8}]}, "nothing is calibrated. Remove it"),
         ({"objectives": [{"kind": "dist"}]}, "whole columns of logits"),
         ({"task": {"kind": "causal_lm", "text": "txt"}}, 'no column "txt"'),
         ({"training": {"token_dropout": 0.1}}, "it changes the tokens that a language model is to tell"),
@@ -169,3 +234,26 @@ def test_a_student_of_other_tokens_is_refused(tmp_path: Path) -> None:
     path = make(tmp_path, student={"kind": "pretrained", "model": str(tmp_path / "small"), "licence": "mit"})
     with pytest.raises(PlanError, match="unknown to the teacher's tokenizer"):
         attar.distill(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["uld", "aligned", "span_kl"])
+def test_a_student_of_other_tokens_learns_where_both_meet(tmp_path: Path, kind: str) -> None:
+    other = tiny_bpe([f"{text[4:9]} apple owls {text[::-1]}" for text in TEXTS], size=290)
+    save_language_model(tmp_path / "small", tiny_llama(other, hidden=16, layers=1, seed=3), other)
+    path = make(
+        tmp_path,
+        task={"kind": "causal_lm", "prompt": "prompt", "max_length": 48},
+        student={"kind": "pretrained", "model": str(tmp_path / "small"), "licence": "mit"},
+        objectives=[{"kind": kind}, {"kind": "hard_labels", "weight": 0.2}],
+    )
+    facts = attar.distill(path, tmp_path / "out")
+    curve = [point["loss"] for point in facts.training["student"].curve if "loss" in point]
+    assert curve[-1] < curve[0]
+    assert facts.quality.student is not None
+    assert facts.quality.control is not None
+    assert facts.evaluation.agreement is None
+    assert facts.evaluation.kl_to_teacher is None
+    assert any("the student has another tokenizer" in note for note in facts.evaluation.notes)
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "no token could be compared one by one" in report
+    assert len(json.loads((tmp_path / "out" / "student" / "tokenizer.json").read_text())["model"]["vocab"]) < 320

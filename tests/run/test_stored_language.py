@@ -1,4 +1,4 @@
-"""Whole runs of language models on stored signals: labelled once, read by several students, opened elsewhere, refused."""
+"""Whole runs of language models on stored signals: labelled once, read by several, opened elsewhere, refused."""
 
 from __future__ import annotations
 
@@ -103,7 +103,8 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"task": {"kind": "causal_lm", "prompt": "prompt", "max_length": 30}}, "max_length: the store has 32, this run 30"),
+        ({"task": {"kind": "causal_lm", "prompt": "prompt", "max_length": 30}},
+         "max_length: the store has 32, this run 30"),
         ({"task": {"kind": "causal_lm", "prompt": "prompt", "max_length": 32, "template": "never"}},
          "template: the store has 'auto', this run 'never'"),
         ({"task": {"kind": "causal_lm", "max_length": 32}}, "rows: the store has 'prompt', this run 'text'"),
@@ -138,7 +139,7 @@ def test_other_rows_than_those_labelled_are_told(labelled: Path, tmp_path: Path)
     path = recipe(tmp_path, task={"kind": "causal_lm", "prompt": "prompt", "max_length": 32}, chat=True)
     file = tmp_path / "rows" / "train.jsonl"
     file.write_text(file.read_text().replace("cat", "cow"))
-    with pytest.raises(StoreError, match=r"rows are not in this store.*attar label RECIPE"):
+    with pytest.raises(StoreError, match=r"sequences are not in this store.*attar label RECIPE"):
         attar.distill(change(path, teacher=teacher), tmp_path / "out")
 
 

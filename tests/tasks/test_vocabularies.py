@@ -50,5 +50,11 @@ def test_padding_alike_on_both_sides_is_kept() -> None:
 def test_what_cannot_be_compared_is_told() -> None:
     with pytest.raises(PlanError, match="1 of its 2 tokens are unknown"):
         shared_outputs(Words("a", "z"), Words("a", "b"), student_width=2, teacher_width=2)
+    with pytest.raises(PlanError, match=r'The first id that differs is 1: "z" for the student, "b" for the teacher'):
+        shared_outputs(Words("a", "z"), Words("a", "b"), student_width=2, teacher_width=2)
+    holes = Words("a")
+    holes.get_vocab = lambda: {"a": 1}  # type: ignore[method-assign]
+    with pytest.raises(PlanError, match="its tokenizer has no token of id 0"):
+        shared_outputs(holes, Words("a", "b"), student_width=2, teacher_width=2)
     with pytest.raises(PlanError, match="its head is 4 wide for 2 tokens, the teacher's 2 for 2"):
         shared_outputs(Words("a", "b"), Words("a", "b"), student_width=4, teacher_width=2)

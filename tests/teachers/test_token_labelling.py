@@ -1,10 +1,11 @@
-"""Tokens of a language model labelled once: the store says what the teacher says, whatever the batches, killed or not."""
+"""Tokens of a language model labelled once: the store says what the teacher says, in any batches, killed or not."""
 
 from __future__ import annotations
 
 import errno
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ TOKENIZER = tiny_bpe([*TEXTS, *["zebra quagga okapi"] * 40], size=340)
 TASK = CausalLM(CausalLMSpec(kind="causal_lm", prompt="prompt", max_length=40))
 ROWS = Dataset.from_dict({"prompt": [text[:9] for text in TEXTS], "text": [text[9:] for text in TEXTS]})
 ENCODED = TASK.encode(ROWS, TOKENIZER)
-KEYS = sequence_keys(TASK.content_keys(ROWS), ENCODED)
+KEYS = sequence_keys(ENCODED)
 SAMPLED = SampledTargetsSpec(kind="sampled")
 NEARLY_ALL = SampledTargetsSpec(kind="sampled", threshold=1e-4)
 LISTED = TopKTargetsSpec(kind="top_k", k=24)
@@ -88,7 +89,7 @@ def test_lists_are_the_teachers_in_any_order_of_rows(tmp_path: Path) -> None:
     assert len(store.manifest.shards) > 4
     assert store.manifest.tokens == int(ENCODED.labels.sum())
     rows = np.random.default_rng(0).permutation(len(ENCODED))[:13]
-    few = store.token_reader(KEYS, ENCODED.labels).read(rows).few
+    few = store.token_reader(KEYS).read(rows).few
     log_probs = dense(teacher, rows).log_softmax(-1)
     best = log_probs.topk(LISTED.k)
     torch.testing.assert_close(few.token_ids, best.indices.sort(-1).values)
@@ -100,7 +101,7 @@ def test_lists_are_the_teachers_in_any_order_of_rows(tmp_path: Path) -> None:
 def test_draws_are_unbiased_for_the_teachers_probabilities(tmp_path: Path) -> None:
     """Over all tokens at once: for each of many fixed weightings of the vocabulary, the mean within its noise."""
     teacher = teacher_of()
-    few = make(tmp_path, teacher=teacher).token_reader(KEYS, ENCODED.labels).read(np.arange(len(ENCODED))).few
+    few = make(tmp_path, teacher=teacher).token_reader(KEYS).read(np.arange(len(ENCODED))).few
     p = dense(teacher, np.arange(len(ENCODED))).softmax(-1).double()
     weights = torch.zeros_like(p).scatter_add_(1, few.token_ids.clamp(min=0), few.weights.double())
     torch.testing.assert_close(weights.sum(1), torch.ones(len(p), dtype=torch.float64), rtol=0, atol=0.01)
@@ -182,7 +183,7 @@ def test_a_damaged_store_is_refused(tmp_path: Path, harm: Any, told: str) -> Non
 
 
 def test_a_store_goes_to_a_loaders_workers_by_name(tmp_path: Path) -> None:
-    reader = make(tmp_path).token_reader(KEYS, ENCODED.labels)
+    reader = make(tmp_path).token_reader(KEYS)
     sent = pickle.dumps(reader)
     assert len(sent) < 8 * len(KEYS) + 5000
     rows = np.array([5, 1, 30])
@@ -192,12 +193,16 @@ def test_a_store_goes_to_a_loaders_workers_by_name(tmp_path: Path) -> None:
 
 def test_rows_that_are_absent_or_cut_otherwise_are_told(tmp_path: Path) -> None:
     store = make(tmp_path)
-    with pytest.raises(StoreError, match=r"1 of 1 rows are not in this store.*attar label RECIPE"):
-        store.token_reader(["f" * 16], np.array([3]))
-    counts = ENCODED.labels.copy()
-    counts[4] += 1
-    with pytest.raises(StoreError, match=r"1 of 64 sequences have another number .*the first is 4: .*keep: all"):
-        store.token_reader(KEYS, counts)
+    with pytest.raises(StoreError, match=r"1 of 2 sequences .*store of 64 \(the first is 1\).*attar label"):
+        store.token_reader([KEYS[0], "f" * 16])
+    ids = [one.copy() for one in ENCODED.inputs["input_ids"]]
+    ids[4][-2], ids[7][0] = ids[4][-1], ids[7][1]
+    with pytest.raises(StoreError, match=r"2 of 64 .*the first is 4\).*the student reads texts otherwise.*keep: all"):
+        store.token_reader(sequence_keys(replace(ENCODED, inputs={"input_ids": ids})))
+    marks = [one.copy() for one in ENCODED.learned]
+    marks[9][-1] = False
+    with pytest.raises(StoreError, match="1 of 64"):
+        store.token_reader(sequence_keys(replace(ENCODED, learned=marks)))
 
 
 def test_kinds_of_stores_are_told_apart(tmp_path: Path) -> None:
@@ -227,14 +232,14 @@ def test_long_texts_become_rows_of_their_own(tmp_path: Path) -> None:
     rows = Dataset.from_dict({"text": TEXTS[:5]})
     encoded = task.encode(rows, TOKENIZER)
     assert len(encoded) > 5
-    keys = sequence_keys(task.content_keys(rows), encoded)
-    assert len(set(keys)) == len(keys)
+    keys = sequence_keys(encoded)
     store = label_tokens(
         from_module(tiny_llama(TOKENIZER), TOKENIZER, task), task, {"train": (encoded, keys)}, form_of(SAMPLED),
         tmp_path, {},
     )  # fmt: skip
-    assert len(store) == len(encoded)
-    assert sequence_keys(task.content_keys(rows.select([3])), task.encode(rows.select([3]), TOKENIZER))[0] in keys
+    assert len(store) == len(set(keys)) < len(encoded), "equal pieces are asked once"
+    few = store.token_reader(keys).read(np.arange(len(encoded))).few
+    assert len(few.token_ids) == encoded.labels.sum()
 
 
 def losses(
@@ -249,7 +254,8 @@ def losses(
         specs = [spec if stored else ForwardKLSpec(kind="forward_kl", temperature=temperature)]
         terms = Terms(specs, problem="single_label", targets=targets if stored else None, seed=0)
         live = LiveTeacher(teacher_of().model.model, ENCODED, TOKENIZER, terms.wanted_teacher, outputs)
-        signals = store.token_reader(KEYS, encoded.labels) if stored else None
+        numbers = None if outputs is None else outputs.numpy()
+        signals = store.token_reader(sequence_keys(encoded, numbers)) if stored else None
         given = TrainingRows(encoded, processor, signals=signals, live=None if stored else live)
         collate = Collator(given, TASK, seed=0, token_dropout=0.0, subword_dropout=0.0, mixup=0.0, in_place=False)
         batch = collate(Batch(np.random.default_rng(3).permutation(len(encoded))[:rows], 0, 0))
@@ -306,7 +312,7 @@ def test_a_reduced_student_learns_what_a_live_teacher_says_of_its_tokens(tmp_pat
 
 def test_a_loader_with_workers_gives_the_same_batches(tmp_path: Path) -> None:
     store = make(tmp_path)
-    given = TrainingRows(ENCODED, TOKENIZER, signals=store.token_reader(KEYS, ENCODED.labels))
+    given = TrainingRows(ENCODED, TOKENIZER, signals=store.token_reader(KEYS))
     collate = Collator(given, TASK, seed=0, token_dropout=0.0, subword_dropout=0.0, mixup=0.0, in_place=False)
     batches = [Batch(np.array([3, 60, 7]), 0, 0), Batch(np.array([1, 2]), 0, 1)]
     loader = DataLoader(Places(64), batch_sampler=batches, collate_fn=collate, num_workers=1)
@@ -324,7 +330,7 @@ def test_cross_entropy_is_what_is_left_of_a_sure_teacher(tmp_path: Path) -> None
     store = make(tmp_path, teacher=teacher)
     rows = np.arange(30)
     best = dense(teacher, rows).argmax(-1)
-    few = store.token_reader(KEYS, ENCODED.labels).read(rows).few
+    few = store.token_reader(KEYS).read(rows).few
     sure = few.weights.max(-1).values > 1.0 - 1e-4
     assert sure.float().mean() > 0.8
     logits = torch.randn(len(best), len(TOKENIZER), generator=torch.Generator().manual_seed(0))

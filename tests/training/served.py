@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from attar.tasks.generation import Sampling, write
+from attar.generation import Sampling, write
 from tiny_language import tiny_bpe, tiny_llama
 
 TOKENIZER = tiny_bpe()

@@ -12,6 +12,7 @@ from datasets import Dataset
 from torch.nn import functional
 from transformers import LlamaForCausalLM
 
+from attar.errors import PlanError
 from attar.objectives.terms.terms import Terms
 from attar.recipe.objectives import AttentionRelationsSpec, ForwardKLSpec, HardLabelsSpec, HiddenSpec
 from attar.recipe.task import CausalLMSpec
@@ -131,3 +132,56 @@ def test_what_is_compared_inside_is_compared_in_language_models(tmp_path: Path, 
     after = trained(tmp_path, spec, SPECS[0])
     moved = [name for name, value in before.items() if not torch.equal(value, after[name])]
     assert any("layers.1" in name or "layers.0" in name for name in moved)
+
+
+def one_step(where: Path, *specs: Any, **changes: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor], list[str]]:
+    """Loss and gradients of a micro-batch in training mode, dropout included, and which layers ran, in order."""
+    model, terms, ran = student(), terms_of(*specs), list[str]()
+    for number, layer in enumerate(model.model.layers):
+        layer.self_attn.attention_dropout = 0.2
+        layer.mlp.register_forward_pre_hook(lambda *_, name=f"{number}": ran.append(name))
+    trainer = make_trainer(model, terms, TASK, rows(terms), TrainingSpec(**SETTINGS | changes), where, key="k")
+    batch = trainer.micro_batch(Batch(rows=torch.arange(5).numpy(), epoch=0, number=0))
+    trainer.distil.train()
+    torch.manual_seed(3)
+    counts = terms.kept(batch["labels"], len(batch["labels"]), batch["inputs"]["attention_mask"])
+    loss, _ = trainer.distil(**batch, counts=counts)
+    loss.backward()
+    return loss.detach(), {name: p.grad for name, p in trainer.distil.named_parameters() if p.grad is not None}, ran
+
+
+def test_layers_that_run_again_give_the_same_gradients(tmp_path: Path) -> None:
+    specs = (
+        *SPECS,
+        HiddenSpec(kind="hidden", pool="none"),
+        AttentionRelationsSpec(kind="attention_relations", heads=2),
+    )
+    plain = one_step(tmp_path / "plain", *specs)
+    again = one_step(tmp_path / "again", *specs, activation_checkpointing=True)
+    assert (plain[2], again[2]) == (["0", "1"], ["0", "1", "1", "0"])
+    assert torch.equal(again[0], plain[0])
+    assert again[1].keys() == plain[1].keys()
+    for name, gradient in plain[1].items():
+        torch.testing.assert_close(again[1][name], gradient, msg=name)
+
+
+def test_a_model_that_cannot_run_its_layers_again_is_refused(tmp_path: Path) -> None:
+    model, terms = torch.nn.Sequential(torch.nn.Linear(2, 2)), terms_of()
+    spec = TrainingSpec(**SETTINGS, activation_checkpointing=True)
+    with pytest.raises(PlanError, match="Sequential cannot run its layers twice"):
+        make_trainer(model, terms, TASK, rows(terms), spec, tmp_path, key="k")
+
+
+def test_bfloat16_learns_what_float32_learns(tmp_path: Path) -> None:
+    """The states that reach the head are rounded to 8 bits; logits, loss and weights are not."""
+    found = {}
+    for precision in ("fp32", "bf16"):
+        model, terms = student(), terms_of()
+        spec = TrainingSpec(**SETTINGS, precision=precision, activation_checkpointing=precision == "bf16")
+        facts = train(model, terms, TASK, rows(terms), spec, tmp_path / precision, key="k")
+        found[precision] = [point["term_forward_kl"] for point in facts.curve]
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        assert not model.is_activation_checkpointing
+    assert found["bf16"] != found["fp32"]
+    assert found["bf16"][-1] < found["bf16"][0]
+    assert found["bf16"] == pytest.approx(found["fp32"], rel=0.05)

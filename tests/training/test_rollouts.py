@@ -324,6 +324,15 @@ def test_states_of_written_tokens_are_compared_too(tmp_path: Path) -> None:
     assert any(not torch.equal(value, after[name]) for name, value in before.items())
 
 
+def test_padded_and_packed_batches_write_and_learn_the_same(tmp_path: Path) -> None:
+    (padded, one), (packed, two) = (
+        trained(tmp_path / how, written=rollouts(), packing=how, max_steps=3) for how in ("padded", "packed")
+    )
+    assert (one.packed, two.packed) == (False, True)
+    for name, value in padded.items():
+        torch.testing.assert_close(packed[name], value, msg=name, rtol=1e-3, atol=1e-5)
+
+
 def test_workers_of_the_data_loader_change_nothing(tmp_path: Path) -> None:
     one, _ = trained(tmp_path / "one", ReverseKLSpec(kind="reverse_kl"), written=rollouts(fraction=0.5), max_steps=3)
     two, _ = trained(

@@ -81,7 +81,7 @@ def evaluate_language(
         ),
         retention=bootstrap_ratio(found[TEACHER], found["student"], report.confidence),
         kd_gain=None if control is None else bootstrap_difference(control, found["student"], report.confidence),
-        agreement=bootstrap_metric(found["agreement"], report.confidence),
+        agreement=bootstrap_metric(found["agreement"], report.confidence) if compared else None,
         kl_to_teacher=float(np.mean([divergence(one) for one in test["student"]])) if compared else None,
         calibration=None,
         slices=_slices(test, rows["slice"]) if "slice" in rows.column_names else [],
@@ -147,7 +147,12 @@ def _notes(students: Sequence[Array]) -> list[str]:
     table = students[0]
     tokens, compared = table[:, COLUMN.tokens].sum(), table[:, COLUMN.compared].sum()
     notes = [f"Perplexity is a token's, over {tokens:,.0f} test tokens as the teacher's tokenizer cuts them."]
-    if compared < tokens:
+    if not compared:
+        notes.append(
+            "Agreement and divergence do not apply: the student has another tokenizer, so no token of it can be laid "
+            "beside one of the teacher's."
+        )
+    elif compared < tokens:
         notes.append(
             f"Agreement and divergence rest on {compared / tokens:.1%} of these: elsewhere the student's tokenizer "
             "cuts the text otherwise."

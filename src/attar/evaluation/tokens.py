@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from attar.errors import TrainingError
-from attar.logits import Projection
+from attar.logits import Head, Logits, Projection
 from attar.signals import Wanted, ask
 from attar.tasks.base import Processor, Task
 from attar.tasks.sequences import Sequences, targets_of
@@ -53,6 +53,10 @@ class Reader:
     processor: Processor
     outputs: Tensor | None = None
     """int64: which of the teacher's tokens it knows, in its order; None: the same ones."""
+    dense: bool = False
+    """It only gives whole logits, as an exported file does, and no states that a head would project."""
+    alike: bool = True
+    """Whether its tokens are the teacher's; those of another tokenizer are not compared one by one."""
 
 
 def ask_about_rows(
@@ -111,7 +115,7 @@ def _partners(theirs: Sequences, ours: Sequences) -> np.ndarray:
 class _Answer(NamedTuple):
     """One model's answer to a batch."""
 
-    logits: Projection
+    logits: Logits
     labels: Tensor
     owners: np.ndarray
     sequences: np.ndarray
@@ -139,8 +143,9 @@ def _ask_batch(
             continue
         ours = _answer(reader, task, partner[there], device)
         _add(found[name], ours, _surprise(ours), COLUMN.nll)
-        counts = [np.bincount(side.sequences, minlength=len(chosen)) for side in (theirs, ours)]
-        alike = counts[0][there] == counts[1][: len(there)]
+        if not reader.alike:
+            continue
+        alike = _alike(ours, theirs, there, len(chosen), reader.outputs)
         one, other = alike[ours.sequences], np.isin(theirs.sequences, there[alike])
         kl, same = _compared(ours, theirs, one, other, reader.outputs)
         owners = ours.owners[one]
@@ -148,11 +153,27 @@ def _ask_batch(
             np.add.at(found[name][:, column], owners, values)
 
 
+def _alike(ours: _Answer, theirs: _Answer, there: np.ndarray, sequences: int, outputs: Tensor | None) -> np.ndarray:
+    """Which of the model's sequences have the teacher's tokens, one by one: bool, one for each of `there`."""
+    counts = [np.bincount(side.sequences, minlength=sequences) for side in (theirs, ours)]
+    alike = counts[0][there] == counts[1][: len(there)]
+    one, other = alike[ours.sequences], np.isin(theirs.sequences, there[alike])
+    ids = ours.labels if outputs is None else outputs.to(ours.labels.device)[ours.labels]
+    wrong = (ids.cpu().numpy()[one] != theirs.labels.cpu().numpy()[other]).nonzero()[0]
+    alike[np.unique(ours.sequences[one][wrong])] = False
+    return alike
+
+
 def _answer(reader: Reader, task: Task, chosen: np.ndarray, device: str) -> _Answer:
     inputs = {key: value.to(device) for key, value in task.batch(reader.encoded, chosen, reader.processor).items()}
     targets = targets_of(reader.encoded, chosen)
-    said = ask(reader.model, inputs, Wanted(), torch.from_numpy(targets.positions).to(device)).logits
-    assert isinstance(said, Projection), "positions make a projection"
+    positions = torch.from_numpy(targets.positions).to(device)
+    said: Logits | None
+    if reader.dense:
+        said = cast("Tensor", reader.model(**inputs).logits).flatten(0, 1)[positions]
+    else:
+        said = ask(reader.model, inputs, Wanted(), positions).logits
+    assert said is not None, "logits are wanted"
     owners = reader.encoded.owners[chosen][targets.sequences]
     return _Answer(said, torch.from_numpy(targets.labels).to(device), owners, targets.sequences)
 
@@ -165,8 +186,9 @@ def _blocks(count: int, width: int) -> list[slice]:
 def _surprise(answer: _Answer) -> np.ndarray:
     """-log p of each learned token, float64 [R]."""
     found: list[Tensor] = []
-    for block in _blocks(len(answer.labels), answer.logits.width):
-        logits = _part(answer.logits, block).dense()
+    head = Head.of(answer.logits)
+    for block in _blocks(len(answer.labels), _width(answer.logits)):
+        logits = head.block(block)
         found.append(logits.logsumexp(-1) - logits.gather(1, answer.labels[block, None]).squeeze(1))
     return torch.cat(found).double().cpu().numpy() if found else np.zeros(0)
 
@@ -179,8 +201,9 @@ def _compared(
     teacher = _part(theirs.logits, torch.from_numpy(np.flatnonzero(other)).to(ours.labels.device))
     kl: list[Tensor] = []
     same: list[Tensor] = []
-    for block in _blocks(len(student), max(student.width, teacher.width)):
-        q, full = _part(student, block).dense().log_softmax(-1), _part(teacher, block).dense()
+    heads = Head.of(student), Head.of(teacher)
+    for block in _blocks(len(student), max(_width(student), _width(teacher))):
+        q, full = heads[0].block(block).log_softmax(-1), heads[1].block(block)
         best = full.argmax(-1)
         if outputs is not None:
             known = outputs.to(full.device)
@@ -195,7 +218,13 @@ def _compared(
     return tuple(torch.cat(part).double().cpu().numpy() for part in (kl, same))  # pyright: ignore[reportReturnType]
 
 
-def _part(logits: Projection, rows: slice | Tensor) -> Projection:
+def _width(logits: Logits) -> int:
+    return logits.shape[-1] if isinstance(logits, Tensor) else logits.width
+
+
+def _part(logits: Logits, rows: Tensor) -> Logits:
+    if isinstance(logits, Tensor):
+        return logits[rows]
     return Projection(logits.hidden[rows], logits.weight, logits.bias, logits.scale, logits.softcap)
 
 

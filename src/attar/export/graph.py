@@ -47,22 +47,42 @@ def trace_graph(model: nn.Module, example: Mapping[str, Tensor], opset: int) -> 
     Integer inputs [N, T] get the axes `batch` and `sequence`, all others `batch`. Raises ExportError with the
     exporter's reason, MissingExtra.
     """
+    names = list(example)
+    axes = tuple(_axes(value) for value in example.values())
+    return export_module(
+        _Logits(model, names), tuple(example.values()), (axes,), names, [OUTPUT], opset=opset, name=type(model).__name__
+    )
+
+
+def export_module(
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    axes: Any,
+    input_names: list[str],
+    output_names: list[str],
+    *,
+    opset: int,
+    name: str,
+) -> Graph:
+    """The graph of `module` in eval mode; its own mode is left.
+
+    `axes`: names of the dynamic axes, in the shape of the inputs. `name`: what the model is called in errors. Raises
+    ExportError with the exporter's reason, MissingExtra.
+    """
     onnx()
     _need("onnxscript")
-    names = list(example)
-    # Names stand for torch.export's DYNAMIC: an axis that the model's code fixes is an error, not a silent constant.
-    axes = tuple(_axes(value) for value in example.values())
-    was_training = model.training
-    model.eval()
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
     try:
         with quiet(), torch.no_grad():
+            # Names stand for torch.export's DYNAMIC: an axis that the model's code fixes is an error, not a constant.
             program = torch.onnx.export(
-                _Logits(model, names).eval(),
-                tuple(example.values()),
+                module,
+                inputs,
                 dynamo=True,
-                dynamic_shapes=(axes,),
-                input_names=names,
-                output_names=[OUTPUT],
+                dynamic_shapes=axes,
+                input_names=input_names,
+                output_names=output_names,
                 opset_version=opset,
                 verbose=False,
             )
@@ -70,13 +90,19 @@ def trace_graph(model: nn.Module, example: Mapping[str, Tensor], opset: int) -> 
             graph = program.model_proto
     except Exception as error:  # the exporter lets errors of every part of torch and onnxscript through
         raise ExportError(
-            f"ONNX: {type(model).__name__} cannot be exported ({reason(error)}). Choose another student architecture, "
-            "or remove this export from the recipe."
+            f"ONNX: {name} cannot be exported ({reason(error)}). Choose another student architecture, or remove this "
+            "export from the recipe."
         ) from error
     finally:
-        model.train(was_training)
+        for part, training in modes.items():
+            part.training = training
     _strip(graph)
     return graph
+
+
+def clone(graph: Graph) -> Graph:
+    """A copy."""
+    return copy.deepcopy(graph)
 
 
 def save_graph(graph: Graph, path: Path, metadata: Mapping[str, str]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,55 +28,84 @@ def quantize(graph: Graph, calibration: Sequence[dict[str, np.ndarray]]) -> tupl
 
     Raises ExportError where the quantizer fails or most weights stay as they are, MissingExtra.
     """
-    module, weights = _quantization(), float_weights(graph)
+    weights = float_weights(graph)
     static = 2 * weights.get("Conv", 0) > sum(weights.values())
+    small = _static(graph, calibration) if static else dynamic(graph, ["MatMul", "Gemm", "Gather", "Conv"])
+    check_share("int8", weight_bytes(graph, "FLOAT"), 4 * weight_bytes(small, "INT8", "UINT8"), weights)
+    rows = sum(len(next(iter(batch.values()))) for batch in calibration)
+    return small, f"static int8, calibrated on {rows} training rows" if static else "dynamic int8"
+
+
+def dynamic(graph: Graph, operators: list[str]) -> Graph:
+    """The graph with the weights of some operators in uint8, whose inputs are quantized as they come.
+
+    Raises ExportError where the quantizer fails, MissingExtra.
+    """
+    module = _quantization()
+
+    def convert(source: Path, target: Path) -> None:
+        module.quantize_dynamic(
+            source,
+            target,
+            op_types_to_quantize=operators,
+            nodes_to_exclude=_grouped(graph),
+            per_channel=True,
+            weight_type=module.QuantType.QUInt8,
+        )
+
+    return _converted(graph, convert)
+
+
+def check_share(precision: str, before: int, reached: int, weights: dict[str, int]) -> None:
+    """Raise ExportError where quantization left most weights as they are.
+
+    `before`: bytes of float weights; `reached`: how many of them the quantized ones were; `weights`: by operator.
+    """
+    share = reached / before if before else 0.0
+    if share < LEAST_SHARE:
+        largest = ", ".join(sorted(weights, key=lambda kind: -weights[kind])[:3])
+        raise ExportError(
+            f"ONNX {precision}: only {share:.0%} of {before} bytes of weights can be quantized (they stand in "
+            f"{largest}), so the file would hardly be smaller. Use `precision: fp32` for this student."
+        )
+
+
+def _converted(graph: Graph, convert: Callable[[Path, Path], None]) -> Graph:
+    """What a quantizer that goes from file to file makes of the graph. Raises ExportError."""
     with tempfile.TemporaryDirectory(prefix="attar-int8-") as folder:
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         save_graph(graph, source, {})
         try:
             with quiet():
-                if static:
-                    _static(module, source, target, calibration)
-                else:
-                    _dynamic(module, source, target, _grouped(graph))
-                small = load_graph(target)
+                convert(source, target)
+                return load_graph(target)
         except Exception as error:  # the quantizer raises whatever its own parts raise
             raise ExportError(
                 f"ONNX int8: the quantizer failed ({reason(error)}). Use `precision: fp32` for this student."
             ) from error
-    _check_share(graph, small, weights)
-    rows = sum(len(next(iter(batch.values()))) for batch in calibration)
-    return small, f"static int8, calibrated on {rows} training rows" if static else "dynamic int8"
 
 
-def _dynamic(module: Any, source: Path, target: Path, left_out: list[str]) -> None:
-    module.quantize_dynamic(
-        source,
-        target,
-        op_types_to_quantize=["MatMul", "Gemm", "Gather", "Conv"],
-        nodes_to_exclude=left_out,
-        per_channel=True,
-        weight_type=module.QuantType.QUInt8,
-    )
-
-
-def _static(module: Any, source: Path, target: Path, calibration: Sequence[dict[str, np.ndarray]]) -> None:
+def _static(graph: Graph, calibration: Sequence[dict[str, np.ndarray]]) -> Graph:
+    module = _quantization()
     rows: Iterator[dict[str, np.ndarray]] = iter(calibration)
 
     class Reader(module.CalibrationDataReader):
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(rows, None)
 
-    module.quantize_static(
-        source,
-        target,
-        Reader(),
-        per_channel=True,
-        activation_type=module.QuantType.QUInt8,
-        weight_type=module.QuantType.QInt8,
-        # Logits in 256 steps would tie: what leaves the head stays float.
-        extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
-    )
+    def convert(source: Path, target: Path) -> None:
+        module.quantize_static(
+            source,
+            target,
+            Reader(),
+            per_channel=True,
+            activation_type=module.QuantType.QUInt8,
+            weight_type=module.QuantType.QInt8,
+            # Logits in 256 steps would tie: what leaves the head stays float.
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
+        )
+
+    return _converted(graph, convert)
 
 
 def _grouped(graph: Graph) -> list[str]:
@@ -86,17 +115,6 @@ def _grouped(graph: Graph) -> list[str]:
         for node in graph.graph.node
         if node.op_type == "Conv" and any(one.name == "group" and one.i > 1 for one in node.attribute)
     ]
-
-
-def _check_share(graph: Graph, small: Graph, weights: dict[str, int]) -> None:
-    before = weight_bytes(graph, "FLOAT")
-    share = 4 * weight_bytes(small, "INT8", "UINT8") / before if before else 0.0
-    if share < LEAST_SHARE:
-        largest = ", ".join(sorted(weights, key=lambda kind: -weights[kind])[:3])
-        raise ExportError(
-            f"ONNX int8: only {share:.0%} of {before} bytes of weights can be quantized (they stand in {largest}), so "
-            "the file would hardly be smaller. Use `precision: fp32` for this student."
-        )
 
 
 def _quantization() -> Any:

@@ -26,23 +26,11 @@ class OnnxRunner:
     def __init__(self, path: Path, threads: int = 1) -> None:
         """Open a .onnx file, or the folder that holds `model.onnx`. Raises ExportError, MissingExtra."""
         file = path / MODEL if path.is_dir() else path
-        ort = _onnxruntime()
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _FATAL
-        try:
-            self._session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # one class of error a cause, none of them public
-            raise ExportError(
-                f"{file}: onnxruntime {ort.__version__} cannot run it ({reason(error)}). Export again with another "
-                "`opset` or `precision`, or install a newer onnxruntime."
-            ) from error
+        self._session, self.runtime = open_session(file, threads)
         self.inputs: list[str] = [one.name for one in self._session.get_inputs()]
         self.outputs: list[str] = [one.name for one in self._session.get_outputs()]
-        self.runtime = f"onnxruntime {ort.__version__}"
         self._classes = int(next(one.shape[-1] for one in self._session.get_outputs() if one.name == OUTPUT))
-        self._types = {one.name: _dtype(one.type) for one in self._session.get_inputs()}
+        self._types = {one.name: tensor_type(one.type) for one in self._session.get_inputs()}
 
     def __call__(self, inputs: Inputs) -> np.ndarray:
         """Logits float32 [N, C] of one batch; inputs that the graph does not have are left out."""
@@ -73,6 +61,23 @@ def batches(
     return (task.batch(encoded, group, processor) for group in groups)
 
 
+def open_session(file: Path, threads: int) -> tuple[Any, str]:
+    """An onnxruntime session on the CPU, and which onnxruntime it is. Raises ExportError, MissingExtra."""
+    ort = _onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _FATAL
+    try:
+        session = ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # one class of error a cause, none of them public
+        raise ExportError(
+            f"{file}: onnxruntime {ort.__version__} cannot run it ({reason(error)}). Export again with another "
+            "`opset` or `precision`, or install a newer onnxruntime."
+        ) from error
+    return session, f"onnxruntime {ort.__version__}"
+
+
 def arrays(batch: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """A batch as numpy arrays."""
     return {name: value.cpu().numpy() for name, value in batch.items()}
@@ -85,12 +90,13 @@ def _onnxruntime() -> Any:
         raise MissingExtra("onnxruntime", "onnx", "Running an ONNX file") from error
 
 
-def _dtype(name: str) -> type[np.generic]:
+def tensor_type(name: str) -> type[np.generic]:
     """Numpy's type of onnxruntime's `tensor(…)`."""
     known = {
         "tensor(int64)": np.int64,
         "tensor(int32)": np.int32,
         "tensor(float)": np.float32,
+        "tensor(float16)": np.float16,
         "tensor(bool)": np.bool_,
     }
     return known[name]

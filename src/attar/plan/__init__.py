@@ -10,7 +10,9 @@ from pathlib import Path
 
 from attar.plan.budget import check_budget
 from attar.plan.costs import estimate
+from attar.plan.language import look_at_language
 from attar.plan.layers import of_a_batch
+from attar.plan.lengths import lengths_of
 from attar.plan.notes import Notes
 from attar.plan.objectives import check_objectives, describe
 from attar.plan.result import DataPlan, Estimate, ModelPlan, Plan, SignalsPlan, Size
@@ -20,6 +22,7 @@ from attar.plan.settings import check_settings
 from attar.plan.student import look_at_student
 from attar.plan.teacher import look_at_teacher
 from attar.recipe import Recipe
+from attar.recipe.task import CausalLMSpec
 
 __all__ = ["DataPlan", "Estimate", "ModelPlan", "Plan", "SignalsPlan", "Size", "make_plan"]
 
@@ -35,10 +38,12 @@ def make_plan(recipe: Recipe, *, python_objects: bool = False, out: Path | None 
     rows = look_at_rows(recipe, notes, python_objects)
     teacher = look_at_teacher(recipe, rows, notes, python_objects)
     student = look_at_student(recipe, teacher, rows, notes, python_objects)
+    lengths = lengths_of(recipe.task, rows, teacher.tokenizer) if isinstance(recipe.task, CausalLMSpec) else None
+    language = look_at_language(recipe, teacher, student, lengths, notes)
     signals = check_objectives(recipe, teacher, student, rows, notes, python_objects)
     check_rollouts(recipe, notes)
     check_settings(recipe, teacher, rows, notes)
-    estimates = estimate(recipe, teacher, student, rows, signals, out or Path(), notes)
+    estimates = estimate(recipe, teacher, student, rows, signals, lengths, out or Path(), notes)
     budget = check_budget(recipe, teacher.plan, student.plan, notes)
     notes.finish()
     return Plan(
@@ -48,6 +53,7 @@ def make_plan(recipe: Recipe, *, python_objects: bool = False, out: Path | None 
         teacher=teacher.plan,
         student=student.plan,
         data=rows.plan,
+        language=language,
         signals=signals,
         objectives=tuple(describe(spec) + of_a_batch(recipe, spec) for spec in recipe.objectives),
         estimates=estimates,

@@ -7,8 +7,8 @@ from attar.plan.notes import Notes
 from attar.plan.result import ModelPlan, Size
 from attar.recipe import Recipe
 
-_BYTES = {"fp32": 4.0, "f16": 2.0, "int8": 1.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
-"""Bytes a parameter, by precision; blocks of 32 have a scale of two bytes."""
+BYTES = {"fp32": 4.0, "fp16": 2.0, "f16": 2.0, "int8": 1.0, "q8_0": 34 / 32, "q4_0": 18 / 32, "int4": 20.5 / 32}
+"""Bytes a parameter, by precision; 32 numbers share two bytes in GGUF's blocks, and four and a half in ONNX's."""
 
 
 def check_budget(recipe: Recipe, teacher: ModelPlan, student: ModelPlan, notes: Notes) -> tuple[BudgetFacts, ...]:
@@ -20,7 +20,7 @@ def check_budget(recipe: Recipe, teacher: ModelPlan, student: ModelPlan, notes: 
     if budget.max_bytes is not None:
         if not recipe.export:
             notes.warn(("budget", "max_bytes"), "nothing is exported; the fp32 weights of student/ count.")
-        per = min((_BYTES[spec.precision] for spec in recipe.export), default=_BYTES["fp32"])
+        per = min((BYTES[spec.precision] for spec in recipe.export), default=BYTES["fp32"])
         known = student.params
         least = Size(
             low=None if known.low is None else int(per * known.low),

@@ -42,6 +42,8 @@ class Checkpoint:
     params: int | None = None
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     reason: str = ""
+    header: Header | None = None
+    """Of a GGUF file."""
 
     @property
     def family(self) -> str | None:
@@ -133,6 +135,7 @@ def _read(checkpoint: Checkpoint, path: Path, notes: Notes, trust_remote_code: b
 
 def _gguf(checkpoint: Checkpoint, header: Header) -> None:
     """Sizes of a GGUF file, under the names that a Transformers configuration has for them."""
+    checkpoint.header = header
     told = {name: header.own(key) for name, key in _GGUF_FIELDS.items()}
     shapes = {name: entry.shape for name, entry in header.tensors.items()}
     checkpoint.config = {

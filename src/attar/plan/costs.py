@@ -8,13 +8,18 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from attar.plan.budget import BYTES
+from attar.plan.lengths import Lengths
 from attar.plan.notes import Notes
 from attar.plan.result import Estimate, SignalsPlan
 from attar.plan.rows import RowsFound
+from attar.plan.sizes import read_field
 from attar.plan.student import StudentFound
 from attar.plan.targets import BYTES_A_TOKEN
 from attar.plan.teacher import TeacherFound, image_size, outputs_of
 from attar.recipe import Recipe
+from attar.recipe.student import FromConfigSpec
+from attar.recipe.task import CausalLMSpec
 from attar.recipe.teacher import LocalTeacherSpec
 from attar.storage import guard
 
@@ -29,6 +34,10 @@ _PIECES_PER_WORD = 1.35
 _DEFAULT_TOKENS = 32.0
 _ACTIVATIONS = 16
 """Values held a token, layer and unit of width while gradients are computed."""
+_DECODER_ACTIVATIONS = (10, 4)
+"""The same in a causal language model: of each unit of width, and of the feed-forward width."""
+_LOGITS = 3 * 25e6
+"""Blocks of logits that a language model's loss holds: the student's, their gradient, the teacher's."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +45,11 @@ class Work:
     """Counts that all estimates share; None where a count is not known."""
 
     rows: int | None
+    """Of language models: sequences."""
     all_rows: int | None
     tokens: float
+    longest: float
+    """Tokens of the longest row, as it is cut."""
     steps: int | None
     checkpoints: int
     models: int
@@ -50,23 +62,27 @@ def estimate(
     student: StudentFound,
     rows: RowsFound,
     signals: SignalsPlan,
+    lengths: Lengths | None,
     out: Path,
     notes: Notes,
 ) -> tuple[Estimate, ...]:
     """Disk, memory and time of a run; problems where the disk or the memory cannot hold it."""
-    work = _work(recipe, rows)
+    work = _work(recipe, rows, lengths)
     disk = _disk(recipe, teacher, student, work, rows, signals, out)
     memory = _memory(recipe, teacher, student, work)
     if disk.value is not None and disk.available is not None and disk.value > disk.available:
         notes.problem((), f"disk: the run is expected to write {disk}. Free some space, or choose another --out.")
     if memory.value is not None and memory.available is not None and memory.value > memory.available:
-        notes.warn((), f"memory: {memory}. Lower training.batch_size or task.max_length if it runs out.")
+        more = " (and raise training.accumulate as much)" if isinstance(recipe.task, CausalLMSpec) else ""
+        notes.warn((), f"memory: {memory}. Lower training.batch_size{more} or task.max_length if it runs out.")
     return disk, memory, _time(recipe, teacher, student, work, signals)
 
 
-def _work(recipe: Recipe, rows: RowsFound) -> Work:
+def _work(recipe: Recipe, rows: RowsFound, lengths: Lengths | None) -> Work:
     training = recipe.training
-    count = rows.training_rows
+    more = 1.0 if lengths is None else lengths.a_row
+    count = _times(rows.training_rows, more)
+    tokens = _tokens_of_a_row(recipe, rows) if lengths is None else lengths.mean
     steps = (
         None
         if count is None
@@ -75,12 +91,17 @@ def _work(recipe: Recipe, rows: RowsFound) -> Work:
     controls = 0 if rows.plan.labelled is False else int(training.control) + int(training.control_random)
     return Work(
         rows=count,
-        all_rows=rows.all_rows,
-        tokens=_tokens_of_a_row(recipe, rows),
+        all_rows=_times(rows.all_rows, more),
+        tokens=tokens,
+        longest=tokens if lengths is None else min(lengths.longest, getattr(recipe.task, "max_length", 1)),
         steps=training.max_steps or steps,
         checkpoints=max(training.checkpoints, 1),
         models=1 + controls,
     )
+
+
+def _times(count: int | None, more: float) -> int | None:
+    return None if count is None else math.ceil(count * more)
 
 
 def _tokens_of_a_row(recipe: Recipe, rows: RowsFound) -> float:
@@ -110,14 +131,21 @@ def _disk(
     if size is None or outputs is None or work.all_rows is None:
         return Estimate("disk", None, "bytes", "the student's size or the number of rows is not known yet", free)
     hidden = sum(teacher.plan.hidden or 0 for signal in signals.needed if signal.startswith("hidden"))
-    a_row = (outputs + hidden) * _FLOAT if outputs else work.tokens * BYTES_A_TOKEN
-    store = work.all_rows * a_row if signals.mode == "store" else 0
-    checkpoints = size * _FLOAT * _STATE * min(work.checkpoints, 2) * work.models
-    folders = size * _FLOAT * work.models + sum(size * (_FLOAT if e.precision == "fp32" else 1) for e in recipe.export)
+    labelled = work.all_rows * (outputs + hidden) * _FLOAT
+    if isinstance(recipe.task, CausalLMSpec):
+        labelled = (work.rows or 0) * work.tokens * BYTES_A_TOKEN
+    store = labelled if signals.mode == "store" else 0
+    checkpoints = 0 if _frozen(recipe) else size * _FLOAT * _STATE * min(work.checkpoints, 2) * work.models
+    folders = size * _FLOAT * work.models + sum(int(size * BYTES[e.precision]) for e in recipe.export)
     fitted = _fits(recipe) * (teacher.plan.bytes or 0)
     parts = {"signals": store, "checkpoints": checkpoints, "models": folders + fitted}
     basis = ", ".join(f"{name} {part / 1e6:.0f} MB" for name, part in parts.items())
     return Estimate("disk", float(store + checkpoints + folders + fitted), "bytes", basis, free)
+
+
+def _frozen(recipe: Recipe) -> bool:
+    """Whether all but the small matrices of LoRA stays as it is."""
+    return not isinstance(recipe.student, FromConfigSpec) and recipe.student.lora is not None
 
 
 def _fits(recipe: Recipe) -> bool:
@@ -131,6 +159,8 @@ def _memory(recipe: Recipe, teacher: TeacherFound, student: StudentFound, work: 
     theirs = teacher.plan.params.likely
     if size is None or (theirs is None and teacher.offers is None):
         return Estimate("memory", None, "bytes", "a model's size is not known yet", _free_memory())
+    if isinstance(recipe.task, CausalLMSpec):
+        return _language_memory(recipe, student, work, size, theirs or 0)
     fits = isinstance(recipe.teacher, LocalTeacherSpec) and recipe.teacher.fit == "full"
     training = size * _FLOAT * (_STATE + 1)
     teaching = (theirs or 0) * _FLOAT * (_STATE + 1 if fits else 1)
@@ -142,6 +172,26 @@ def _memory(recipe: Recipe, teacher: TeacherFound, student: StudentFound, work: 
     )
     basis = "weights, gradients, AdamW's moments and activations; Python and PyTorch take about 0.7 GB besides"
     return Estimate("memory", training + teaching + active, "bytes", basis, _free_memory())
+
+
+def _language_memory(recipe: Recipe, student: StudentFound, work: Work, size: int, theirs: int) -> Estimate:
+    """Training of a language model: its state, the teacher, the longest batch's activations, and the loss."""
+    plan = student.plan
+    wide, inner = plan.hidden or 1, read_field(student.config, "inner") or 4 * (plan.hidden or 1)
+    held = _DECODER_ACTIVATIONS[0] * wide + _DECODER_ACTIVATIONS[1] * inner
+    tokens = 0 if plan.tokens is None or _frozen(recipe) else plan.tokens.likely or 0
+    state = size * _FLOAT * (1 if _frozen(recipe) else _STATE + 1)
+    parts = {
+        "weights" if _frozen(recipe) else "weights, gradients and AdamW's moments": state,
+        "the teacher": theirs * _FLOAT,
+        "activations": recipe.training.batch_size * work.longest * (plan.layers or 1) * held * _FLOAT,
+        "blocks of logits": _LOGITS,
+        "the head's gradient": tokens * wide * _FLOAT,
+    }
+    basis = ", ".join(f"{name} {part / 1e9:.2g} GB" for name, part in parts.items())
+    fitting = theirs * _FLOAT * (_STATE + 1) if _fits(recipe) else 0
+    most = float(max(sum(parts.values()), fitting))
+    return Estimate("memory", most, "bytes", f"{basis}; Python and PyTorch besides", _free_memory())
 
 
 def _activations(batch: int, tokens: float, layers: int | None, hidden: int | None) -> float:

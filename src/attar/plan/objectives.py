@@ -14,6 +14,8 @@ from attar.plan.teacher import TeacherFound, outputs_of
 from attar.recipe import Recipe
 from attar.recipe.nearest import listed
 from attar.recipe.objectives import (
+    CROSS_KINDS,
+    CrossTokenSpec,
     DISTSpec,
     HardLabelsSpec,
     LabelledSpec,
@@ -55,6 +57,7 @@ def check_objectives(
             needed[signal] = None
             _offered(recipe, signal, spec, path, teacher, mode, notes)
         _fits_task(recipe, spec, path, rows, notes)
+        _fits_tokens(recipe, spec, path, student, notes)
         if isinstance(spec, PythonSpec) and not python_objects:
             notes.problem(
                 (*path, "kind"),
@@ -164,6 +167,41 @@ def _fits_task(recipe: Recipe, spec: RecordedSpec, path: Path, rows: RowsFound, 
     if isinstance(spec, TemperedSpec) and not isinstance(spec, LogitMSESpec) and largest(spec.temperature) > 20:
         told = f"at {largest(spec.temperature):g} both sides are nearly uniform; 1 to 4 is usual."
         notes.warn((*path, "temperature"), told)
+
+
+def _fits_tokens(recipe: Recipe, spec: RecordedSpec, path: Path, student: StudentFound, notes: Notes) -> None:
+    """Objectives between tokenizers have their task and the data's texts; the others need one tokenizer."""
+    if isinstance(spec, CrossTokenSpec):
+        if not isinstance(recipe.task, CausalLMSpec):
+            notes.problem(
+                (*path, "kind"),
+                f'"{spec.kind}" is for language models with two tokenizers, but task.kind is {recipe.task.kind}. Use '
+                "forward_kl.",
+            )
+        if recipe.rollouts is not None and recipe.rollouts.fraction:
+            notes.problem(
+                (*path, "kind"),
+                f'"{spec.kind}" compares the data\'s texts as two tokenizers cut them; what the student writes has its '
+                "own tokens alone. Use reverse_kl, or remove rollouts.",
+            )
+        return
+    relation = student.relation
+    if recipe.rollouts is not None and recipe.rollouts.fraction and relation is not None and relation.kind == "other":
+        notes.problem(
+            ("rollouts", "fraction"),
+            "the student writes tokens of its own, which the teacher's tokenizer does not have. Set 0, or use a "
+            "student with the teacher's tokenizer (student.kind: from_teacher).",
+        )
+    if relation is None or relation.kind != "other" or isinstance(spec, LayeredSpec | HardLabelsSpec):
+        return
+    name = spec.name if isinstance(spec, PythonSpec) else spec.kind
+    notes.problem(
+        (*path, "kind"),
+        f'"{name}" compares token by token, but {relation.strangers:,} of the student\'s tokens are unknown to the '
+        f"teacher's tokenizer: {relation.first}. Between two tokenizers these work: {', '.join(CROSS_KINDS)} (and "
+        "hard_labels, hidden with pool: mean). Or use a student with the teacher's tokenizer (student.kind: "
+        "from_teacher).",
+    )
 
 
 def _fits_logits(spec: RecordedSpec, path: Path, problem: str, outputs: int | None, notes: Notes) -> None:

@@ -108,6 +108,8 @@ class Plan:
     teacher: ModelPlan
     student: ModelPlan
     data: DataPlan
+    language: dict[str, str]
+    """Of language models, by name: tokenizers, widths, special tokens, templates, heads, lengths. Empty for others."""
     signals: SignalsPlan
     objectives: tuple[str, ...]
     estimates: tuple[Estimate, ...]
@@ -135,6 +137,9 @@ class Plan:
             yield f"  labels    {len(self.data.labels)}: {listed(self.data.labels, 8)}"
         elif self.data.labelled is False:
             yield "  labels    none: agreement with the teacher is the metric, and there is no control"
+        if self.language:
+            yield "language"
+            yield from (f"  {name:<9} {told}" for name, told in self.language.items())
         yield "objectives"
         yield from (f"  {objective}" for objective in self.objectives)
         offered = (

@@ -38,6 +38,10 @@ def check_rollouts(recipe: Recipe, notes: Notes) -> None:
             (*_HERE, "fraction"),
             f"rollouts.fraction > 0 wants {want}: what is written during the training was never scored before.",
         )
+    if recipe.training.parallel == "fsdp":
+        notes.problem(
+            ("training", "parallel"), "with fsdp no process holds the whole student, which is to write. Use ddp."
+        )
     if spec.source == "vllm":
         _served(recipe, notes)
 

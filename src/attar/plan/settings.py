@@ -15,8 +15,9 @@ from attar.recipe import Recipe
 from attar.recipe.names import taken
 from attar.recipe.nearest import did_you_mean
 from attar.recipe.objectives import LayeredSpec
-from attar.recipe.outcome import GGUFSpec
+from attar.recipe.outcome import GGUFSpec, OnnxSpec
 from attar.recipe.places import Path
+from attar.recipe.student import FromConfigSpec, FromTeacherSpec
 from attar.recipe.task import CausalLMSpec
 from attar.recipe.teacher import LocalTeacherSpec
 
@@ -32,7 +33,12 @@ def check_settings(recipe: Recipe, teacher: TeacherFound, rows: RowsFound, notes
     _extra(recipe.training.extra, notes)
     _exports(recipe, notes)
     _packages(recipe, teacher, notes)
+    _lora(recipe, notes)
     training = recipe.training
+    if training.parallel == "fsdp" and training.precision == "fp16":
+        notes.problem(
+            ("training", "precision"), '"fp16" does not go with training.parallel: fsdp. Allowed: fp32, bf16.'
+        )
     if training.precision == "fp16" and training.device == "cpu":
         notes.problem(
             ("training", "precision"), '"fp16" needs a GPU, but training.device is cpu. Allowed there: fp32, bf16.'
@@ -112,15 +118,48 @@ def _extra(extra: dict[str, Any], notes: Notes) -> None:
 def _exports(recipe: Recipe, notes: Notes) -> None:
     seen: set[tuple[str, str]] = set()
     for number, spec in enumerate(recipe.export):
-        if isinstance(recipe.task, CausalLMSpec) != isinstance(spec, GGUFSpec):
-            allowed = "gguf" if isinstance(recipe.task, CausalLMSpec) else "onnx"
-            notes.problem(
-                ("export", number, "kind"), f'"{spec.kind}" does not fit task.kind: {recipe.task.kind}. Use {allowed}.'
-            )
+        is_language = isinstance(recipe.task, CausalLMSpec)
+        if isinstance(spec, GGUFSpec) and not is_language:
+            notes.problem(("export", number, "kind"), f'"gguf" does not fit task.kind: {recipe.task.kind}. Use onnx.')
+        if isinstance(spec, OnnxSpec):
+            _onnx(spec, number, recipe, notes, is_language=is_language)
         if (spec.kind, spec.precision) in seen:
             message = f"{spec.kind} {spec.precision} stands twice; both would be written to one folder. Remove one."
             notes.problem(("export", number), message)
         seen.add((spec.kind, spec.precision))
+
+
+def _onnx(spec: OnnxSpec, number: int, recipe: Recipe, notes: Notes, *, is_language: bool) -> None:
+    """What fits language models only, or all but them."""
+    if not is_language and spec.precision in ("fp16", "int4"):
+        notes.problem(
+            ("export", number, "precision"),
+            f'"{spec.precision}" is for language models, not for task.kind: {recipe.task.kind}. Allowed: fp32, int8.',
+        )
+    if not is_language and spec.min_written is not None:
+        notes.problem(("export", number, "min_written"), "only language models write. Remove it.")
+    if is_language and spec.calibration_rows != OnnxSpec.model_fields["calibration_rows"].default:
+        notes.problem(
+            ("export", number, "calibration_rows"),
+            "a language model's int8 is dynamic and its int4 by weights alone: nothing is calibrated. Remove it.",
+        )
+
+
+def _lora(recipe: Recipe, notes: Notes) -> None:
+    student = recipe.student
+    if isinstance(student, FromConfigSpec) or student.lora is None:
+        return
+    path: Path = ("student", "lora")
+    if not isinstance(recipe.task, CausalLMSpec):
+        notes.problem(
+            path, f"it freezes the head, which a student of task.kind: {recipe.task.kind} has to learn. Remove it."
+        )
+    if isinstance(student, FromTeacherSpec) and student.init != "teacher":
+        notes.problem(path, f"it freezes weights that init: {student.init} draws at random. Use init: teacher.")
+    if recipe.training.control_random:
+        notes.problem(
+            ("training", "control_random"), "student.lora freezes the weights that it draws at random. Set it to false."
+        )
 
 
 def _packages(recipe: Recipe, teacher: TeacherFound, notes: Notes) -> None:
@@ -135,6 +174,8 @@ def _packages(recipe: Recipe, teacher: TeacherFound, notes: Notes) -> None:
             wanted.append((path, package, "onnx", "export to ONNX"))
     if teacher.checkpoint is not None and teacher.checkpoint.is_timm:
         wanted.append((("teacher", "model"), "timm", "vision", "a timm model"))
+    if getattr(recipe.student, "lora", None) is not None:
+        wanted.append((("student", "lora"), "peft", "lora", "a student with LoRA"))
     if recipe.training.tensorboard:
         wanted.append((("training", "tensorboard"), "tensorboard", "tensorboard", "TensorBoard"))
     told: set[str] = set()

@@ -12,6 +12,7 @@ from attar.plan.result import ModelPlan, Size
 from attar.plan.rows import RowsFound
 from attar.plan.sizes import Count, read_field
 from attar.plan.teacher import TeacherFound, check_config, count_of, image_size, outputs_of
+from attar.plan.tokenizers import Relation, Tokenizer, compare, read_tokenizer
 from attar.plan.words import Vocabulary, estimate_kept, read_vocabulary
 from attar.recipe import Recipe
 from attar.recipe.nearest import listed
@@ -31,6 +32,10 @@ class StudentFound:
     """Does it split texts in another way than the teacher?"""
     config: dict[str, Any] = field(default_factory=dict[str, Any])
     """Its configuration; empty where it is not known."""
+    tokenizer: Tokenizer | None = None
+    """Of a pretrained language model, where its files tell."""
+    relation: Relation | None = None
+    """How its tokens are related to the teacher's."""
 
 
 def look_at_student(
@@ -64,9 +69,29 @@ def _pretrained(
         )
     vocabulary = read_vocabulary(checkpoint.folder) if image_size(recipe) is None else None
     found = _sized(recipe, spec.model, checkpoint.config, spec.vocabulary, vocabulary, rows, checkpoint)
+    if isinstance(recipe.task, CausalLMSpec):
+        _speaks(spec, checkpoint, notes)
+        found.tokenizer = read_tokenizer(checkpoint)
+        found.relation = compare(found.tokenizer, teacher.tokenizer)
+        found.own_tokenizer |= found.relation.kind not in ("same", "moved")
+        return found
     theirs = teacher.vocabulary
     found.own_tokenizer |= vocabulary is None or theirs is None or vocabulary.tokens != theirs.tokens
     return found
+
+
+def _speaks(spec: PretrainedSpec, checkpoint: Checkpoint, notes: Notes) -> None:
+    """A pretrained student of a language model must be one, with all of its tokens."""
+    if checkpoint.config and not checkpoint.writes:
+        kinds = listed(str(name) for name in checkpoint.config.get("architectures") or ["none named"])
+        notes.problem(
+            ("student", "model"), f"the student is no causal language model ({kinds}), but task.kind is causal_lm."
+        )
+    if spec.vocabulary.keep == "used":
+        notes.problem(
+            ("student", "vocabulary", "keep"),
+            "a pretrained language model keeps its tokens. Set all; from_teacher can leave unused ones out.",
+        )
 
 
 def _sized(

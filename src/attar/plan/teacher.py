@@ -14,6 +14,7 @@ from attar.plan.result import ModelPlan, Size
 from attar.plan.rows import RowsFound, problem_of
 from attar.plan.sizes import Count, count, count_language, read_field
 from attar.plan.targets import stored_targets
+from attar.plan.tokenizers import Tokenizer, read_tokenizer
 from attar.plan.transformers_source import config_fields, model_types
 from attar.plan.words import Vocabulary, read_vocabulary
 from attar.recipe import Recipe
@@ -35,6 +36,8 @@ class TeacherFound:
     checkpoint: Checkpoint | None = None
     vocabulary: Vocabulary | None = None
     count: Count | None = None
+    tokenizer: Tokenizer | None = None
+    """Of a language model, where its files tell."""
     offers: tuple[str, ...] | None = None
     """Of a stored teacher: its signals; None for a live one, which offers logits and every layer."""
     targets: TargetsSpec | None = None
@@ -108,8 +111,9 @@ def _local(recipe: Recipe, spec: LocalTeacherSpec, rows: RowsFound, notes: Notes
             else Size.exact(checkpoint.params)
         )
     return TeacherFound(
-        _plan(str(spec.model), checkpoint.config, params, vocabulary, checkpoint), checkpoint, vocabulary, counted
-    )
+        _plan(str(spec.model), checkpoint.config, params, vocabulary, checkpoint), checkpoint, vocabulary, counted,
+        read_tokenizer(checkpoint) if isinstance(recipe.task, CausalLMSpec) else None,
+    )  # fmt: skip
 
 
 def _untrained(recipe: Recipe, config: dict[str, Any], rows: RowsFound, notes: Notes) -> TeacherFound:

@@ -35,17 +35,23 @@ class BudgetSpec(Spec):
     )
 
 
+_WRITTEN = "Language models: least share of written tokens that are the checkpoint's; absent: by precision."
+
+
 class OnnxSpec(Spec):
     """ONNX through onnxruntime."""
 
     kind: Literal["onnx"]
-    precision: Literal["fp32", "int8"] = Field(default="fp32", description="int8 quantizes embeddings too.")
+    precision: Literal["fp32", "fp16", "int8", "int4"] = Field(
+        default="fp32", description="int8 and int4 quantize embeddings too; fp16 and int4 are for language models."
+    )
     max_abs: Rate | None = Field(
         default=None, description="Parity bound on logits against the checkpoint; absent: by precision."
     )
     min_agreement: Fraction | None = Field(
-        default=None, description="Least share of equal answers; absent: by precision."
+        default=None, description="Least share of equal answers (tokens, for language models); absent: by precision."
     )
+    min_written: Fraction | None = Field(default=None, description=_WRITTEN)
     calibration_rows: Positive = Field(default=256, description="Training rows used to calibrate static quantization.")
     opset: Positive = Field(default=20, description="ONNX opset.")
 
@@ -60,6 +66,7 @@ class GGUFSpec(Spec):
     min_agreement: Fraction | None = Field(
         default=None, description="Least share of tokens with the same likeliest one; absent: by precision."
     )
+    min_written: Fraction | None = Field(default=None, description=_WRITTEN)
 
 
 ExportSpec = Annotated[OnnxSpec | GGUFSpec, Field(discriminator="kind")]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from attar.recipe.base import Fraction, Positive, Spec
+from attar.recipe.base import Fraction, Positive, Rate, Spec
 from attar.recipe.model import ModelConfig, RemoteCode, Revision, Source
 
 LayerImportance = Literal["uniform", "block_influence", "kl", "greedy_kl"]
@@ -21,6 +21,25 @@ class VocabularySpec(Spec):
         "tokenizer's own rules (single characters or bytes), so that any text still has a spelling.",
     )
     min_count: Positive = Field(default=1, description="Keep tokens seen at least this often.")
+
+
+class LoraSpec(Spec):
+    """Small matrices that are learned beside frozen weights (LoRA, arXiv:2106.09685), and added to them at the end."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = Field(default=16, description="Inner width of the matrices.")
+    alpha: Rate = Field(default=32.0, description="Their product is multiplied by alpha / rank.")
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(default=0.0, description="Dropout of what they read.")
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        default=None,
+        description="Linear layers that get them, by the end of their names (q_proj, v_proj); absent: all but the "
+        "head.",
+    )
+
+
+Lora = Annotated[
+    LoraSpec | None,
+    Field(description="Learn small matrices beside frozen weights (causal language models); absent: all weights."),
+]
 
 
 class FromConfigSpec(Spec):
@@ -71,6 +90,7 @@ class FromTeacherSpec(Spec):
         "language model); `embeddings`: embeddings only; `random`: nothing.",
     )
     dropout: Fraction | None = Field(default=None, description="Dropout of the student; absent: the teacher's.")
+    lora: Lora = None
     vocabulary: VocabularySpec = Field(default=VocabularySpec(), description="Tokens kept (text).")
 
 
@@ -84,6 +104,7 @@ class PretrainedSpec(Spec):
     licence: str | None = Field(
         default=None, description="Licence of this model (SPDX id), where its card or package does not say it."
     )
+    lora: Lora = None
     vocabulary: VocabularySpec = Field(default=VocabularySpec(keep="all"), description="Tokens kept (text).")
 
 

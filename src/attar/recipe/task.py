@@ -88,10 +88,10 @@ class CausalLMSpec(Spec):
         default=None,
         description="Column with chats, each a list of {role, content}; takes the place of `text` and `prompt`.",
     )
-    template: Literal["auto", "never"] = Field(
+    template: Literal["auto", "always", "never"] = Field(
         default="auto",
-        description="`auto`: prompts and chats are written by the tokenizer's chat template where it has one; `never`: "
-        "prompt and answer stand one after another.",
+        description="`auto`: prompts and chats are written by the tokenizer's chat template where it has one; "
+        "`always`: one that has none is refused; `never`: prompt and answer stand one after another.",
     )
     learn: Literal["answers", "all"] = Field(
         default="answers",

@@ -108,7 +108,7 @@ task:
   text: answer               # column with the answer, or `json_fields` (JSON of columns); or `messages`: chats
   # metric: perplexity       # or exact_match: the share of held-out prompts that are answered as the data does
   # generation: {max_tokens: 128, watched_rows: 64}        # with exact_match: how answers are written
-  # template: auto           # prompts and chats as the tokenizer's chat template writes them; or never
+  # template: auto           # prompts and chats as the tokenizer's chat template writes them; or always, never
   # learn: answers           # only the tokens of answers count; or all
   max_length: 256            # longest sequence in tokens
 
@@ -129,13 +129,15 @@ data:
   max_held_out_rows: 100     # of validation, and of test
 
 student:
-  kind: from_teacher         # or from_config (any Transformers configuration), pretrained (with the same tokenizer)
+  kind: from_teacher         # or from_config (any Transformers configuration), pretrained
   layers: 8                  # how many (by block influence), or which: [0, 1, 5, 29]
+  # lora: {rank: 16, alpha: 32.0}        # learn small matrices beside frozen weights, added to them at the end
   vocabulary: {keep: all}    # or used: only tokens that the training texts need
 
 objectives:                  # a weighted sum; docs/objectives.md lists the kinds
   - {kind: forward_kl}
   # - {kind: hard_labels, weight: 0.1}   # the data's own next token
+  # - {kind: aligned}        # where a pretrained student has another tokenizer; or uld, projected_kl, span_kl
 
 # rollouts:                  # in some steps the student writes the answers itself, and the teacher scores them
 #   fraction: 0.5            # share of these steps
@@ -150,6 +152,9 @@ training:
   batch_size: 8
   learning_rate: 1e-3
   warmup: 0.1
+  # precision: bf16          # arithmetic of the forward pass; fp32 without this line
+  # activation_checkpointing: true       # less memory, a third more arithmetic
+  # parallel: fsdp           # under torchrun: weights are sharded; ddp: each process holds all of them
   # device: auto
   # extra: {dataloader_num_workers: 2}   # any other field of transformers.TrainingArguments
 
@@ -158,6 +163,7 @@ budget:                      # checked before work where possible; a missed one 
 
 export:
   - {kind: gguf, precision: q8_0}   # for llama.cpp; or f16, q4_0
+  # - {kind: onnx, precision: int8}   # for onnxruntime and transformers.js; or fp32, fp16, int4
 
 # policy:                    # where the teacher's terms are unknown or forbid it: record why you may
 #   decision: allow

@@ -178,7 +178,7 @@ def _made(run: RunFacts) -> str:
 def _quality(run: RunFacts) -> str:
     metric, q = run.quality.metric, run.quality
     lines: list[str] = []
-    if q.student is None:
+    if q.student is None and run.evaluation.agreement is not None:
         lines.append(
             "The data has no labels: agreement with the teacher is the metric, and there is no control. "
             f"Agreement: {say.share(run.evaluation.agreement)}, {say.confidence(run.evaluation.agreement)}."
@@ -193,7 +193,8 @@ def _quality(run: RunFacts) -> str:
     for a in run.artifacts:
         lines.append(_row(artifact_name(a), metric, a.quality, a.quality_interval, a.retention, a.bytes, a.latency))
     basis = q.intervals.get("student") or run.evaluation.agreement
-    lines += ["", f"In brackets: {say.confidence(basis)} ({_text(basis.method)})."]
+    if basis is not None:
+        lines += ["", f"In brackets: {say.confidence(basis)} ({_text(basis.method)})."]
     if run.kd_gain is not None:
         lines.append(f"Gain over the control: {say.difference_interval(metric, run.kd_gain)}.")
     if run.teacher.latency is not None:

@@ -31,7 +31,7 @@ def compare_rows(runs: Sequence[RunFacts]) -> list[Row]:
     rows = [
         _row(say.metric_name(metric), [r.quality.student for r in runs], lambda v: say.quality(metric, v), points),
         _row("of the teacher", [_value(r.retention) for r in runs], say.percent, _change_points("accuracy")),
-        _row("agreement", [r.evaluation.agreement.value for r in runs], say.percent, _change_points("accuracy")),
+        _row("agreement", [_value(r.evaluation.agreement) for r in runs], say.percent, _change_points("accuracy")),
         _row("gain over control", [_value(r.kd_gain) for r in runs], lambda v: say.difference(metric, v), points),
         _row("parameters", [float(r.student.params) for r in runs], say.count, percents),
         _row("weights", [float(r.student.bytes) for r in runs], say.size, percents),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attar.facts import LayerMapFacts, RunFacts, TrainingFacts
+from attar.facts import LayerMapFacts, ParityFacts, RunFacts, TrainingFacts
 from attar.report import numbers as say
 from attar.report.figures import Line, Role, figure, key, lines, reliability
 from attar.report.headline import artifact_name
@@ -132,7 +132,7 @@ def seeds(run: RunFacts) -> Html | None:
             value_of(metric, s.student),
             value_of(metric, s.control),
             say.percent(s.retention) if s.retention is not None else NONE,
-            say.percent(s.agreement),
+            say.percent(s.agreement) if s.agreement is not None else NONE,
             value_of(metric, s.validation),
             *(value_of(metric, s.artifacts.get(name)) for name in files),
         ]
@@ -155,9 +155,20 @@ def parity(run: RunFacts) -> Html | None:
         rows.append(
             [
                 [artifact_name(a), tag("span", a.runtime, class_="note")],
-                [say.percent(p.agreement, 2), _bound("\u2265", p.bound_agreement, lambda v: say.percent(v))],
-                [f"{p.max_abs:.2g}", _bound("\u2264", p.bound_max_abs, lambda v: f"{v:g}")],
-                f"{p.kl:.2g}" if p.kl is not None else NONE,
+                [
+                    say.percent(p.agreement, 2),
+                    _bound("\u2265", p.bound_agreement, lambda v: say.percent(v)),
+                    *_step_by_step(p),
+                ],
+                [
+                    f"{p.max_abs:.2g}",
+                    _bound("\u2264", p.bound_max_abs, lambda v: f"{v:g}"),
+                    None if p.cached is None else _note(f"through the cache {p.cached.max_abs:.2g}"),
+                ],
+                [
+                    f"{p.kl:.2g}" if p.kl is not None else NONE,
+                    None if p.cached is None else _note(f"through the cache {p.cached.kl:.2g}"),
+                ],
                 say.count(p.n),
                 [tag("code", a.path), tag("span", f"sha256 {a.sha256[:16]}", class_="note")],
             ]
@@ -185,6 +196,21 @@ def _layers(found: LayerMapFacts) -> str:
         "cka": f"chosen, before training, by linear CKA (in brackets) on {say.count(found.rows or 0)} training rows",
     }[found.how]
     return f"student {pairs} of the teacher; {how}"
+
+
+def _step_by_step(found: ParityFacts) -> list[Child]:
+    """How often a language model's file chooses the checkpoint's token through its cache, and when both write on."""
+    lines: list[Child] = []
+    if found.cached is not None:
+        lines.append(_note(f"through the cache {say.percent(found.cached.agreement, 2)}"))
+    if (told := found.written) is not None:
+        first = "" if told.first_difference is None else f", first other one after {say.count(told.first_difference)}"
+        lines.append(_note(f"written {say.percent(told.same, 1)} of {say.count(told.tokens)} tokens{first}"))
+    return lines
+
+
+def _note(text: str) -> Html:
+    return tag("span", text, class_="note")
 
 
 def _bound(sign: str, bound: float | None, written: say.Written) -> Html | None:

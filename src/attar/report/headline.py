@@ -64,7 +64,8 @@ def faster(run: RunFacts) -> float | None:
 def kept(run: RunFacts) -> Kept | None:
     """What the student keeps; without labels its agreement with the teacher. None where retention is not defined."""
     if run.quality.student is None:
-        return Kept(run.evaluation.agreement, "answers", "student")
+        agreement = run.evaluation.agreement
+        return None if agreement is None else Kept(agreement, "answers", "student")
     file = shipped(run)
     if len(run.seeds) <= 1 and file is not None and file.retention is not None:
         return Kept(file.retention, metric_name(run.quality.metric), f"{artifact_name(file)} file")

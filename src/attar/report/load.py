@@ -33,7 +33,7 @@ def load_whole(path: Path) -> RunFacts:
 def require_artifact(folder: Path, artifact: ArtifactFacts) -> Path:
     """The folder of an exported file, which is the one that the record speaks of. Raises AttarError."""
     place = folder / artifact.path
-    if not any(_is(file, artifact.sha256) for file in place.glob("model.*")):
+    if not any(_is(file, artifact.sha256) for file in place.rglob("model*")):
         raise AttarError(
             f"{place}: its model is not as {NAME} has it. Run `attar distill` again; finished stages are kept."
         )

@@ -144,11 +144,11 @@ def gain(run: RunFacts) -> Html | None:
 
 
 def _agreement(run: RunFacts) -> str:
+    if run.evaluation.agreement is None:
+        return "The student\u2019s tokenizer cuts every test text otherwise: no token could be compared one by one."
     share = say.share(run.evaluation.agreement)
     if run.task != "causal_lm":
         return f"The student gives the teacher\u2019s answer to {share} of the test rows."
-    if run.evaluation.kl_to_teacher is None:
-        return "The student\u2019s tokenizer cuts every test text otherwise: no token could be compared one by one."
     return f"Student and teacher have the same likeliest token for {share} of the test tokens."
 
 
@@ -286,7 +286,7 @@ def _model_row(run: RunFacts, role: str, label: str, facts: ModelFacts, of: Inte
     value, interval = getattr(run.quality, role, None), run.quality.intervals.get(role)
     if run.quality.student is None and role == "student":
         interval = run.evaluation.agreement
-        value = interval.value
+        value = None if interval is None else interval.value
     return [
         label,
         say.count(facts.params),

@@ -77,24 +77,14 @@ class CausalLM:
         each beginning with the token that the one before ends with; `truncated` counts prompts with answers, and
         chats, that were cut.
         """
-        texts = list(self._segments(rows, processor))
-        flat = [segment for row in texts for segment in row]
-        ids = iter(_tokens([segment.text for segment in flat], processor, special=self._is_plain))
-        end = processor.eos_token_id
-        limit = min(self.spec.max_length, int(processor.model_max_length))
+        limit = self.limit(processor)
         sequences: list[np.ndarray] = []
         learned: list[np.ndarray] = []
         owners: list[int] = []
         truncated = 0
-        for row, segments in enumerate(texts):
-            parts = [next(ids) for _ in segments]
-            marks = [np.full(len(part), segment.learned) for part, segment in zip(parts, segments, strict=True)]
-            if self._ends(processor) and end is not None and not (len(parts[-1]) and parts[-1][-1] == end):
-                parts.append([end])
-                marks.append(np.ones(1, dtype=bool))
-            whole, marked = np.concatenate([np.asarray(part, dtype=np.int64) for part in parts]), np.concatenate(marks)
-            pieces = _pieces(len(whole), limit) if self._is_plain else [slice(0, limit)]
-            truncated += not self._is_plain and len(whole) > limit
+        for row, (whole, marked) in enumerate(self.read(rows, processor)):
+            pieces = _pieces(len(whole), limit) if self.is_plain else [slice(0, limit)]
+            truncated += not self.is_plain and len(whole) > limit
             for piece in pieces:
                 sequences.append(whole[piece])
                 learned.append(marked[piece] & (np.arange(len(whole[piece])) > 0))
@@ -106,10 +96,28 @@ class CausalLM:
             truncated=truncated,
             learned=learned,
             owners=np.array(owners, dtype=np.int64),
-            taught=self._taught(rows, owners),
+            taught=self.taught(rows, owners),
         )
 
-    def _taught(self, rows: Dataset, owners: list[int]) -> np.ndarray | None:
+    def read(self, rows: Dataset, processor: Processor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Of each row all its tokens, int64 [T], and which of them are to be learned, bool [T]; nothing is cut."""
+        texts = list(self._segments(rows, processor))
+        flat = [segment.text for row in texts for segment in row]
+        ids = iter(_tokens(flat, processor, special=self.is_plain))
+        end = processor.eos_token_id
+        for segments in texts:
+            parts = [next(ids) for _ in segments]
+            marks = [np.full(len(part), segment.learned) for part, segment in zip(parts, segments, strict=True)]
+            if self._ends(processor) and end is not None and not (len(parts[-1]) and parts[-1][-1] == end):
+                parts.append([end])
+                marks.append(np.ones(1, dtype=bool))
+            yield np.concatenate([np.asarray(part, dtype=np.int64) for part in parts]), np.concatenate(marks)
+
+    def limit(self, processor: Processor) -> int:
+        """Tokens of the longest sequence: `max_length`, or the model's positions where these are fewer."""
+        return min(self.spec.max_length, int(processor.model_max_length))
+
+    def taught(self, rows: Dataset, owners: list[int]) -> np.ndarray | None:
         """Which sequences are prompts that the teacher answered."""
         if self.spec.prompt is None or "origin" not in rows.column_names:
             return None
@@ -140,18 +148,27 @@ class CausalLM:
 
     def prompt_ids(self, text: str, processor: Processor) -> list[int]:
         """Tokens that an answer to `text` follows: the text as it is, or as what the user says in a chat."""
-        if self._is_plain:
+        if self.is_plain:
             return _tokens([text], processor, special=True)[0]
         if self._templated(processor):
             text = _template([{"role": "user", "content": text}], processor, 0, prompt=True)
         return _tokens([text], processor, special=False)[0]
 
     @property
-    def _is_plain(self) -> bool:
+    def is_plain(self) -> bool:
+        """Are rows plain texts, of which every token is learned?"""
         return self.spec.messages is None and self.spec.prompt is None
 
     def _templated(self, processor: Processor) -> bool:
-        return not self._is_plain and self.spec.template == "auto" and processor.chat_template is not None
+        """Does the tokenizer's chat template write the rows? Raises PlanError where it has to, and there is none."""
+        if self.is_plain or self.spec.template == "never":
+            return False
+        if self.spec.template == "always" and processor.chat_template is None:
+            raise PlanError(
+                f"task.template: always, but the tokenizer of {processor.name_or_path or 'this model'} has no chat "
+                "template. Put chat_template.jinja beside it, or set task.template to auto or never."
+            )
+        return processor.chat_template is not None
 
     def _ends(self, processor: Processor) -> bool:
         """Is the end token ours to write? A template writes its own."""
@@ -162,7 +179,7 @@ class CausalLM:
         columns = _columns(rows)
         every = self.spec.learn == "all"
         for row, texts in enumerate(zip(*columns.values(), strict=True)):
-            if self._is_plain:
+            if self.is_plain:
                 yield [Segment(texts[0], learned=True)]
                 continue
             given = dict(zip(columns, texts, strict=True))

@@ -27,13 +27,17 @@ class Sequences(Encoded):
     """bool [N]: sequences whose learned tokens are the teacher's words, and no labels; None: there are none."""
 
 
-def sequence_keys(keys: Sequence[str], encoded: Sequences) -> list[str]:
-    """A content key for each sequence, from the content keys of the rows of the data: of the row, and which of its
-    sequences it is.
+def sequence_keys(encoded: Sequences, outputs: np.ndarray | None = None) -> list[str]:
+    """A content key for each sequence: a hash of its tokens, and of which are learned.
+
+    `outputs` int64: the teacher's number of each of the student's tokens, so that both have one key for what both read
+    alike, token by token, and no other; None: numbers are as they are.
     """
-    starts = np.searchsorted(encoded.owners, encoded.owners)
-    pieces = (np.arange(len(encoded)) - starts).tolist()
-    return [hash_bytes(keys[row].encode(), b"%d" % piece) for row, piece in zip(encoded.owners, pieces, strict=True)]
+    ids = encoded.inputs["input_ids"]
+    return [
+        hash_bytes((one if outputs is None else outputs[one]).astype("<i8").tobytes(), np.packbits(learned).tobytes())
+        for one, learned in zip(ids, encoded.learned, strict=True)
+    ]
 
 
 class Targets(NamedTuple):

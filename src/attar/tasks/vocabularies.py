@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attar.errors import PlanError
 from attar.recipe.nearest import listed
+from attar.recipe.objectives import CROSS_KINDS
 from attar.tasks.base import Processor
 
 _SHOWN = 5
@@ -28,10 +29,19 @@ def shared_outputs(student: Processor, teacher: Processor, *, student_width: int
     strangers = [token for token in ours.values() if token not in places]
     if strangers:
         moved = [f'"{token}"' for token in strangers]
+        at = next(number for number in sorted({*ours, *theirs}) if ours.get(number) != theirs.get(number))
         raise PlanError(
             f"student: {len(strangers)} of its {len(ours)} tokens are unknown to the teacher's tokenizer: "
-            f"{listed(moved, _SHOWN)}. Logits are compared token by token; cut the student from the teacher "
-            "(student.kind: from_teacher), or use a student with the teacher's tokenizer."
+            f"{listed(moved, _SHOWN)}. The first id that differs is {at}: {_shown(ours, at)} for the student, "
+            f"{_shown(theirs, at)} for the teacher. Logits are compared token by token; cut the student from the "
+            "teacher (student.kind: from_teacher), use a student with the teacher's tokenizer, or objectives between "
+            f"tokenizers: {', '.join(CROSS_KINDS)}."
+        )
+    if set(ours) != set(range(len(ours))):
+        gap = min(set(range(len(ours))) - set(ours))
+        raise PlanError(
+            f"student: its tokenizer has no token of id {gap}, though larger ids are there, so its logits cannot be "
+            "laid beside the teacher's. Use a student with the teacher's tokenizer (student.kind: from_teacher)."
         )
     padding = student_width - len(ours)
     if padding and padding != teacher_width - len(theirs):
@@ -42,6 +52,15 @@ def shared_outputs(student: Processor, teacher: Processor, *, student_width: int
         )
     behind = [places[ours[number]] for number in range(len(ours))]
     return torch.tensor([*behind, *range(teacher_width - padding, teacher_width)], dtype=torch.int64)
+
+
+def knows_others(student: Processor, teacher: Processor) -> bool:
+    """Has the student's tokenizer tokens that the teacher's lacks, so that logits cannot be compared one by one?"""
+    return student is not teacher and bool(student.get_vocab().keys() - teacher.get_vocab().keys())
+
+
+def _shown(tokens: Mapping[int, str], number: int) -> str:
+    return f'"{tokens[number]}"' if number in tokens else "no token"
 
 
 def _by_id(vocabulary: Mapping[str, int]) -> dict[int, str]:

@@ -1,14 +1,14 @@
 """Labelling of language models: the teacher reads each sequence once, and what it says of learned tokens is stored.
 
 Only places before learned tokens are projected, a few at a time, and what is said of them is cut down before the next
-ones are projected: no more than a block of logits is ever held. What is drawn at random hangs on the sequence's content
-key and the token's place in it, so that batches, and a run that was killed, change nothing. Shape letters: R learned
+ones are projected: no more than a block of logits is ever held. What is drawn at random hangs on the sequence's tokens
+and the token's place among them, so that batches, and a run that was killed, change nothing. Shape letters: R learned
 tokens, V tokens of the vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -120,7 +120,7 @@ def take_tokens(
     """
     lengths = encoded.labels[rows]
     ends = np.cumsum(lengths)
-    all_keys = _token_keys(keys, encoded, rows)
+    all_keys, owners = _token_keys(keys, encoded, rows), np.repeat(encoded.owners[rows], lengths)
     parts: list[tuple[np.ndarray, Lists | Draws]] = []
     width = 0
     for batch in token_batches(encoded.lengths[rows].astype(np.float64), batch_budget(batch_tokens, device)):
@@ -133,9 +133,7 @@ def take_tokens(
             chosen = places[start : start + step]
             with torch.no_grad():
                 block = head.block(slice(start, start + step))
-            _check(
-                block, teacher.source.name, split, lambda at, chosen=chosen: _row_of(encoded, rows, ends, chosen[at])
-            )
+            _check(block, teacher.source.name, split, owners[chosen])
             parts.append((chosen, form.take(block, all_keys[chosen].to(block.device))))
         tell(len(batch))
     return width, Taken(merged(parts, len(all_keys)), all_keys, lengths)
@@ -161,17 +159,11 @@ def _token_keys(keys: Sequence[str], encoded: Sequences, rows: np.ndarray) -> Te
     return torch.from_numpy(np.repeat(numbers, encoded.labels[rows]) + within)
 
 
-def _check(block: Tensor, name: str, split: str, row_of: Callable[[int], int]) -> None:
-    """-inf is a token that never comes; NaN and +inf are faults."""
+def _check(block: Tensor, name: str, split: str, owners: np.ndarray) -> None:
+    """-inf is a token that never comes; NaN and +inf are faults, told by the row of the data, `owners` [R]."""
     good = (block < float("inf")).all(-1)
     if not bool(good.all()):
-        row = row_of(int((~good).nonzero()[0, 0]))
         raise TeacherError(
-            f"{split} row {row}: the logits of {name} have NaN or infinite values. Look at this row, and at the "
-            "teacher's weights; a teacher in half precision may overflow."
+            f"{split} row {owners[int((~good).nonzero()[0, 0])]}: the logits of {name} have NaN or infinite values. "
+            "Look at this row, and at the teacher's weights; a teacher in half precision may overflow."
         )
-
-
-def _row_of(encoded: Sequences, rows: np.ndarray, ends: np.ndarray, token: int) -> int:
-    """The row of the data that a token of the chosen sequences is in."""
-    return int(encoded.owners[rows[int(np.searchsorted(ends, token, side="right"))]])

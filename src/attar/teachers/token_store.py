@@ -1,7 +1,7 @@
 """A store of what a language model says of each token: another kind of shards, read as targets on few tokens.
 
-A row of it is a sequence of tokens as the teacher reads it, found by the content of the row of the data that it comes
-from (see `sequence_keys`); its tokens are those that are learned. Shape letters: R tokens read, n rows asked for.
+A row of it is a sequence of tokens as the teacher reads it, and found by them (see `sequence_keys`); what is stored is
+said of those that are learned. Shape letters: R tokens read, n rows asked for.
 """
 
 from __future__ import annotations
@@ -54,22 +54,20 @@ class TokenStore(Store):
             raise StoreError(f"{self.path}: no rows were asked for.")
         return merged(parts, int(ends[-1]))
 
-    def token_reader(self, keys: Sequence[str], counts: np.ndarray) -> StoreReader:
-        """A reader by row number of the caller's own sequences: their keys, and how many tokens are learned of each.
+    def token_reader(self, keys: Sequence[str]) -> StoreReader:
+        """A reader by row number of the caller's own sequences, whose keys are `keys` (see `sequence_keys`).
 
-        Raises StoreError where one is absent, or has another number of tokens here.
+        Raises StoreError where one is absent.
         """
-        positions = self.rows(keys)
-        differing = np.flatnonzero(self.lengths[positions] != counts)
-        if len(differing):
-            row = int(differing[0])
+        absent = np.flatnonzero(~self.has(keys))
+        if len(absent):
             raise StoreError(
-                f"{self.path}: {len(differing)} of {len(keys)} sequences have another number of learned tokens than "
-                f"the student reads (the first is {row}: {int(self.lengths[positions[row]])} here, {int(counts[row])} "
-                "there): the tokenizers cut this text differently. Use student.vocabulary.keep: all and a student with "
-                "the teacher's tokenizer."
+                f"{self.path}: {len(absent)} of {len(keys)} sequences are not in this store of {len(self)} (the first "
+                f"is {absent[0]}). The data has changed since it was labelled: run `attar label RECIPE` again. Or the "
+                "student reads texts otherwise than the teacher: use student.vocabulary.keep: all, and a student with "
+                "the teacher's tokenizer and chat template."
             )
-        return StoreReader(self, positions)
+        return StoreReader(self, self.rows(keys))
 
 
 def _tensors(found: Lists | Draws) -> Listed | Sampled:

@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import nn
 
 from attar.errors import StorageError
 from attar.storage import atomic_folder, guard
@@ -122,6 +123,17 @@ class Checkpoints:
             if mark.key == self.key:
                 found.append((path.parent, mark))
         return found
+
+
+def learned(module: nn.Module) -> dict[str, Any]:
+    """`state_dict` without what is frozen, as beside LoRA: that is the same before and after."""
+    frozen = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    return {name: value for name, value in module.state_dict().items() if name not in frozen}
+
+
+def load_learned(module: nn.Module, state: dict[str, Any]) -> None:
+    """What `learned` gave, into the same module."""
+    module.load_state_dict({**module.state_dict(), **state})
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -13,11 +13,16 @@ import torch
 from torch import Tensor
 
 from attar.errors import PlanError, TrainingError
+from attar.recipe.objectives import CROSS_KINDS
 from attar.tasks.base import NO_LABEL, Task
 from attar.tasks.sequences import Sequences, Targets, targets_of
 from attar.training.rows import Batch, TrainingRows
 from attar.training.text_view import TextView
 
+_TOKENS_ALIKE = (
+    "Use a student with the teacher's tokenizer (student.kind: from_teacher) and student.vocabulary.keep: all, set "
+    f"task.template: never, or use objectives between tokenizers: {', '.join(CROSS_KINDS)}."
+)
 _MIX = 2
 """What a draw is for; `text_view` has 1 and 3."""
 
@@ -104,9 +109,12 @@ class Collator:
             made |= {"view": made["inputs"], "view_positions": made["positions"]}
         elif live is not None:
             theirs = targets_of(cast("Sequences", live.encoded), rows)
-            _require_same_tokens(ours, theirs, rows)
+            if live.alike:
+                _require_same_tokens(ours, theirs, rows, live.outputs)
             made["view"] = self.task.batch(live.encoded, rows, live.processor)
             made["view_positions"] = torch.from_numpy(theirs.positions)
+            if live.spans is not None:
+                made["meeting"] = _meeting(sequences, cast("Sequences", live.encoded), live.spans, (ours, theirs), rows)
         return made
 
     def _student_view(self, batch: Batch) -> dict[str, Tensor]:
@@ -125,14 +133,44 @@ class Collator:
         return {**made, "partner_labels": made["labels"][partner], "share": share}
 
 
-def _require_same_tokens(ours: Targets, theirs: Targets, rows: np.ndarray) -> None:
-    """Both sides must tell the same tokens, one by one."""
+def _require_same_tokens(ours: Targets, theirs: Targets, rows: np.ndarray, outputs: Tensor | None) -> None:
+    """Both sides must tell the same tokens, one by one; `outputs`: which of the teacher's each of the student's is."""
     counts = [np.bincount(side.sequences, minlength=len(rows)) for side in (ours, theirs)]
     differing = np.flatnonzero(counts[0] != counts[1])
     if len(differing):
         row = int(differing[0])
         raise TrainingError(
             f"sequence {int(rows[row])}: the student reads {int(counts[0][row])} learned tokens, the teacher "
-            f"{int(counts[1][row])}: their tokenizers cut this text differently. Use student.vocabulary.keep: all and "
-            "a student with the teacher's tokenizer."
+            f"{int(counts[1][row])}: their tokenizers or chat templates cut this text differently. {_TOKENS_ALIKE}"
         )
+    told = ours.labels if outputs is None else outputs.cpu().numpy()[ours.labels]
+    other = np.flatnonzero(told != theirs.labels)
+    if len(other):
+        at = int(other[0])
+        raise TrainingError(
+            f"sequence {int(rows[ours.sequences[at]])}: its learned token {at} is id {int(told[at])} of the teacher's "
+            f"for the student, but the teacher reads id {int(theirs.labels[at])}: their tokenizers or chat templates "
+            f"cut this text differently. {_TOKENS_ALIKE}"
+        )
+
+
+def _meeting(
+    ours: Sequences,
+    theirs: Sequences,
+    spans: tuple[list[np.ndarray], list[np.ndarray]],
+    targets: tuple[Targets, Targets],
+    rows: np.ndarray,
+) -> dict[str, Tensor]:
+    """The fields of `Meeting`: the spans of the batch's learned tokens, numbered through the batch."""
+    marks: list[list[np.ndarray]] = [[], []]
+    before = 0
+    for row in rows.tolist():
+        for side, (encoded, found) in enumerate(zip((ours, theirs), spans, strict=True)):
+            own = found[row][encoded.learned[row]]
+            marks[side].append(np.where(own >= 0, own + before, -1))
+        before += int(spans[0][row].max(initial=-1)) + 1
+    student, teacher = (torch.from_numpy(np.concatenate(side)) for side in marks)
+    labels = {
+        f"{whose}labels": torch.from_numpy(side.labels) for whose, side in zip(("", "teacher_"), targets, strict=True)
+    }
+    return {"spans": student, "teacher_spans": teacher, **labels}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PreTrainedModel
 
+from attar.errors import PlanError
+from attar.objectives.terms.meeting import Meeting
 from attar.objectives.terms.terms import Partner, Terms
 from attar.signals import Signals, ask
 from attar.training.rows import LiveTeacher
@@ -49,6 +52,7 @@ class Distil(nn.Module):
         alone: str | None = None,
         positions: Tensor | None = None,
         view_positions: Tensor | None = None,
+        meeting: dict[str, Tensor] | None = None,
         written: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one micro-batch, divided by the whole step's `counts`, and each term by itself, detached.
@@ -58,16 +62,24 @@ class Distil(nn.Module):
         evaluated with those of either partner and weighted by `share` and its rest: for cross-entropy that is the soft
         target.
         `positions` and `view_positions` int64 [R], of language models: where among the N x T tokens of either view
-        learned tokens are told; a row of the loss is one of these then, `labels` [R] are the tokens.
+        learned tokens are told; a row of the loss is one of these then, `labels` [R] are the tokens. `meeting`: the
+        fields of `Meeting`, where the two views are of two tokenizers.
         """
         student = ask(self.student, inputs, self._wanted, positions)
         teacher = self._teacher(signals, view, view_positions)
         partner = None if partner_labels is None else Partner(partner_labels, share)
+        met = None if meeting is None else Meeting(**meeting)
         loss = self.terms(
             student, teacher, labels, counts, progress=progress, rows=rows, alone=alone, partner=partner,
-            written=written,
+            written=written, meeting=met,
         )  # fmt: skip
         return loss.total, loss.terms
+
+    def kept(self, batch: Mapping[str, Any]) -> dict[str, int]:
+        """What each term keeps of a micro-batch, the keywords of `forward` without `counts`."""
+        met = None if batch.get("meeting") is None else Meeting(**batch["meeting"])
+        labels = cast("Tensor", batch["labels"])
+        return self.terms.kept(labels, len(labels), batch["inputs"].get("attention_mask"), met)
 
     def _teacher(
         self, signals: dict[str, Any] | None, view: dict[str, Tensor] | None, positions: Tensor | None
@@ -82,6 +94,23 @@ class Distil(nn.Module):
         with torch.no_grad():
             found = ask(model, view, self._live.wanted, positions)
         return found if self._live.outputs is None else found.of_outputs(self._live.outputs)
+
+
+def recompute_layers(model: nn.Module, on: bool = True) -> None:
+    """Let each layer keep its input alone and run again in the backward pass, with the same random draws; or not.
+
+    Raises PlanError where the model has no such layers.
+    """
+    core = next((part for part in model.modules() if isinstance(part, PreTrainedModel)), None)
+    if core is None or not core.supports_gradient_checkpointing:
+        raise PlanError(
+            f"training.activation_checkpointing: {type(core or model).__name__} cannot run its layers twice. Set it to "
+            "false; a smaller training.batch_size with more training.accumulate needs less memory, too."
+        )
+    if on:
+        core.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        core.activation_checkpointing_disable()
 
 
 @contextmanager

@@ -65,7 +65,7 @@ def _norm(trainer: DistilTrainer, step: Sequence[Batch], name: str) -> float:
     distil = trainer.distil
     learned = [parameter for parameter in distil.student.parameters() if parameter.requires_grad]
     made = [trainer.micro_batch(batch) for batch in step]
-    kept = [distil.terms.kept(one["labels"], len(one["labels"]), one["inputs"].get("attention_mask")) for one in made]
+    kept = [distil.kept(one) for one in made]
     counts = {key: sum(one[key] for one in kept) for key in kept[0]}
     total = [torch.zeros_like(parameter) for parameter in learned]
     for batch in made:

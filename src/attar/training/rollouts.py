@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from attar.facts import RolloutFacts
+from attar.generation import Sampling, alike, ends_of
 from attar.heads import head_width
 from attar.objectives.sequence import on_policy
 from attar.recipe.rollouts import RolloutsSpec
 from attar.tasks.base import NO_LABEL, Encoded, Processor, Task
-from attar.tasks.generation import Sampling, alike, ends_of
 from attar.tasks.sequences import Sequences, prompt_lengths, with_answers
 from attar.training.collate import Collator
 from attar.training.endpoint import EndpointWriter, Kept

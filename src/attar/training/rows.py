@@ -37,6 +37,12 @@ class LiveTeacher:
     wanted: Wanted
     outputs: Tensor | None = None
     """int64: which of its logits the student has, in the student's order; None: all."""
+    alike: bool = True
+    """Whether both sides must read the same tokens."""
+    spans: tuple[list[np.ndarray], list[np.ndarray]] | None = None
+    """Where two tokenizers meet: the span of each token, int64 [T], one a sequence of the student and one of the
+    teacher.
+    """
 
 
 @dataclass(frozen=True)

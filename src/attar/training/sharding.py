@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from attar.training.checkpoints import OPTIMIZER, WEIGHTS, load
+from attar.training.checkpoints import OPTIMIZER, WEIGHTS, learned, load, load_learned
 
 
 def shard(module: nn.Module, student: nn.Module, *, bf16: bool) -> None:
@@ -57,7 +57,7 @@ def whole_state(module: nn.Module) -> dict[str, Any]:
 
 def save_state(place: Path, part: int | None, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Write weights and moments; `part`: the number of the process, whose shards are written (None: all)."""
-    torch.save(_own_parts(module.state_dict()), place / _named(WEIGHTS, part))
+    torch.save(_own_parts(learned(module)), place / _named(WEIGHTS, part))
     torch.save(_own_parts(optimizer.state_dict()), place / _named(OPTIMIZER, part))
 
 
@@ -65,7 +65,7 @@ def load_weights(place: Path, part: int | None, module: nn.Module) -> None:
     """What `save_state` wrote, into a module that is sharded alike."""
     state = module.state_dict()
     parts = load(place / _named(WEIGHTS, part))
-    module.load_state_dict({name: _like(value, state[name]) for name, value in parts.items()})
+    load_learned(module, {name: _like(value, state[name]) for name, value in parts.items()})
 
 
 def load_optimizer(place: Path, part: int | None, optimizer: torch.optim.Optimizer) -> None:

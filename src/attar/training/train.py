@@ -19,9 +19,9 @@ from attar.tasks.base import Task
 from attar.tasks.sequences import Sequences
 from attar.training.arguments import log_every, total_steps, training_arguments
 from attar.training.callbacks import Bar, Events, JsonLog, Progress, Schedule, curve
-from attar.training.checkpoints import Checkpoints, Mark, repeatable
+from attar.training.checkpoints import Checkpoints, Mark, load_learned, repeatable
 from attar.training.collate import Collator
-from attar.training.distil import Distil, full_precision_heads
+from attar.training.distil import Distil, full_precision_heads, recompute_layers
 from attar.training.gradients import gradient_norms
 from attar.training.packing import packing
 from attar.training.rollouts import make_rollouts, rollout_facts
@@ -72,12 +72,18 @@ def train(
         with packing(spec, trainer.distil.student, rows, task) as is_packed:
             if balance is not None and found is None:
                 balance.take(gradient_norms(trainer, list(balance.weights)))
-            with full_precision_heads([] if spec.precision == "fp32" else [model, *live], len(task.labels)):
+            with full_precision_heads(
+                [] if spec.precision == "fp32" else [trainer.distil.student, *live], len(task.labels)
+            ):
                 trainer.resume(found)
         state = trainer.state
         trainer.finish()
         if spec.keep == "best" and state.best_global_step is not None:
-            model.load_state_dict(trainer.checkpoints.load_best(state.best_global_step))
+            load_learned(model, trainer.checkpoints.load_best(state.best_global_step))
+        if trainer.args.world_size > 1:
+            dist.barrier()  # nobody reads checkpoints any more
+    if spec.activation_checkpointing:
+        recompute_layers(model, False)
     model.eval()
     clock = trainer.clock
     return TrainingFacts(
@@ -143,6 +149,8 @@ def make_trainer(
         mixup=spec.mixup, in_place=terms.wanted_student.by_token,
     )  # fmt: skip
     args.gradient_accumulation_steps = batches.a_step
+    if spec.activation_checkpointing:
+        recompute_layers(model)
     distil = Distil(model, terms, rows.live)
     whole = distil if spec.parallel == "fsdp" else None
     if whole is not None:

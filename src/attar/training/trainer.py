@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -27,7 +27,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from attar.errors import TrainingError
 from attar.training.callbacks import AfterStep
-from attar.training.checkpoints import SCHEDULE, STATE, Checkpoints, Mark, load
+from attar.training.checkpoints import SCHEDULE, STATE, Checkpoints, Mark, learned, load
 from attar.training.clock import Clock
 from attar.training.collate import Collator
 from attar.training.distil import Distil
@@ -127,13 +127,13 @@ class DistilTrainer(Trainer):
         """
         samples = list(islice(epoch_iterator, num_batches))
         if self.rollouts is not None:
+            if self._whole is not None and any("batch" in sample for sample in samples):
+                self._student().to(device)  # it writes them
             samples = self.rollouts.fill(samples)
         terms = self.distil.terms
         sums = dict.fromkeys([*terms.names, _ROWS], 0)
         for batch in samples:
-            labels = cast("Tensor", batch["labels"])
-            kept = terms.kept(labels, len(labels), batch["inputs"].get("attention_mask"))
-            for name, count in {**kept, _ROWS: len(labels)}.items():
+            for name, count in {**self.distil.kept(batch), _ROWS: len(batch["labels"])}.items():
                 sums[name] += count
         if self.args.world_size > 1:
             summed = torch.tensor(list(sums.values()), dtype=torch.int64, device=device)
@@ -234,7 +234,7 @@ class DistilTrainer(Trainer):
                 if value > (-math.inf if state.best_metric is None else state.best_metric):
                     state.best_metric, state.best_global_step = value, state.global_step
                     if self._keep_best and self.args.process_index == 0:
-                        self.checkpoints.save_best(state.global_step, student.state_dict())
+                        self.checkpoints.save_best(state.global_step, learned(student))
             metrics = {"validation": value}
             self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -306,7 +306,7 @@ class DistilTrainer(Trainer):
             )
         return model, batches
 
-    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+    def _defer_fsdp_gradient_reduction(self) -> Any:
         """Not deferred: gradients that wait for a step's last micro-batch are as large as all weights together."""
         return nullcontext()
 
@@ -330,11 +330,11 @@ class DistilTrainer(Trainer):
                 self._meet()
 
     def _write(self, place: Path) -> None:
-        """This process's part of a checkpoint."""
+        """A process's part of a checkpoint."""
         if self._whole is not None or self.args.process_index == 0:
             save_state(place, self._part, self.distil, self.optimizer)
         if self.args.process_index == 0:
-            torch.save(self.lr_scheduler.state_dict(), place / SCHEDULE)
+            torch.save(cast("Any", self.lr_scheduler).state_dict(), place / SCHEDULE)
             self._save_scaler(str(place))
         self._save_rng_state(str(place))
 
@@ -362,7 +362,7 @@ class DistilTrainer(Trainer):
         """Moments and schedule, where a checkpoint is resumed."""
         if checkpoint is not None:
             load_optimizer(Path(checkpoint), self._part, self.optimizer)
-            self.lr_scheduler.load_state_dict(load(Path(checkpoint) / SCHEDULE))
+            cast("Any", self.lr_scheduler).load_state_dict(load(Path(checkpoint) / SCHEDULE))
 
     # ---- Stopping ----
 

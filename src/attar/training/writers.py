@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from attar.generation import Sampling, ends_of, write
 from attar.tasks.base import Processor
-from attar.tasks.generation import Sampling, ends_of, write
 
 _WRITING = 4
 """What a draw is for; the collator has 2, `text_view` 1 and 3."""

@@ -16,9 +16,10 @@ from torch import Tensor
 from attar.errors import TrainingError
 from attar.logits import Logits, Projection
 from attar.objectives.chance import row_keys
-from attar.objectives.reduction.share import Share
+from attar.objectives.reduction.share import Share, Term
 from attar.objectives.terms.courses import Moment
 from attar.objectives.terms.logits import LogitTerm, Problem
+from attar.objectives.terms.meeting import Meeting
 from attar.objectives.terms.part import present
 from attar.signals import Few, Signals
 
@@ -48,8 +49,13 @@ class LogitRows:
 
     problem: Problem
 
-    def kept(self, term: LogitTerm, labels: Tensor | None, batch_size: int) -> int:
-        """Rows, or labelled rows (multi-label: cells) where the term reads labels."""
+    def kept(self, term: LogitTerm, labels: Tensor | None, batch_size: int, meeting: Meeting | None = None) -> int:
+        """Rows; labelled rows (multi-label: cells) where the term reads labels; those where both sides meet where it
+        compares two tokenizers.
+        """
+        if term.across is not None:
+            found = _met(meeting, term)
+            return int((found.begins if term.across == "beginnings" else found.spans >= 0).sum())
         if not term.reads_labels:
             return batch_size
         return 0 if labels is None else int(self._labelled(labels).sum())
@@ -63,6 +69,7 @@ class LogitRows:
         counts: Mapping[str, float],
         moment: Moment,
         draw: Draw,
+        meeting: Meeting | None = None,
     ) -> tuple[Logits, dict[str, Share]]:
         """The student's rows, and by name the share of each term. Raises TrainingError where sides don't fit."""
         logits = present(student.logits, "the student's logits")
@@ -70,8 +77,8 @@ class LogitRows:
         cells = 1  # two-class rows that one row becomes
         if self.problem == "multi_label" and isinstance(logits, Tensor):
             cells = logits.shape[1]
-        reads = any(term.reads_teacher and not term.row.listed for term in terms.values())
-        target = self._target(next(iter(terms)), rows, teacher) if reads else None
+        one_by_one = [name for name, term in terms.items() if term.one_by_one and not term.row.listed]
+        target = self._target(one_by_one[0], rows, teacher) if one_by_one else None
         flat = self._flat_labels(rows, labels) if any(term.reads_labels for term in terms.values()) else None
         shares: dict[str, Share] = {}
         for name, term in terms.items():
@@ -79,6 +86,10 @@ class LogitRows:
             count = counts[name] * (1 if term.reads_labels else cells)
             temperature = moment.temperatures.get(name, 1.0)
             row = replace(term.row, weight=moment.weights[name], temperature=temperature)
+            if term.across is not None:
+                said = present(None if teacher is None else teacher.logits, "the teacher's logits")
+                shares[name] = _across(row, term, rows, said, _met(meeting, term), counts[name])
+                continue
             if term.row.listed:
                 few = self._few(name, rows, teacher)
                 shares[name] = Share(row, few.log_probs, keep, count, rest_of(few))
@@ -140,6 +151,23 @@ class LogitRows:
 
     def _labelled(self, labels: Tensor) -> Tensor:
         return labels != NO_LABEL if self.problem == "single_label" else ~labels.isnan()
+
+
+def _met(meeting: Meeting | None, term: LogitTerm) -> Meeting:
+    """Raises TrainingError where nobody said where both sides meet."""
+    if meeting is None:
+        raise TrainingError(
+            f"{term.row.name}: compares rows where two tokenizers meet, which only the training of language models "
+            "knows. Use forward_kl."
+        )
+    return meeting
+
+
+def _across(row: Term, term: LogitTerm, rows: Logits, teacher: Logits, meeting: Meeting, count: float) -> Share:
+    if term.across == "beginnings":
+        return Share(row, meeting.teacher_rows(teacher), meeting.begins, count)
+    told, others = meeting.worth(rows, teacher)
+    return Share(row, told, meeting.spans >= 0, count, {"token_ids": meeting.labels, "others": others})
 
 
 def rest_of(few: Few) -> dict[str, Tensor | float]:

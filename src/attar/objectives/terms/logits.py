@@ -12,6 +12,7 @@ from typing import Literal, assert_never
 from torch import Tensor
 
 from attar.errors import PlanError
+from attar.objectives.crosstoken import aligned, projected_kl, span_kl, uld
 from attar.objectives.from_dense import drawn_kl, top_k_kl, top_k_reverse_kl
 from attar.objectives.own import OwnObjective
 from attar.objectives.reduction.share import RowFunction, Term
@@ -34,8 +35,10 @@ from attar.objectives.response import (
 )
 from attar.objectives.sparse import sampled_kl, sparse_kl
 from attar.objectives.supervised import binary_cross_entropy, cross_entropy, squared_error
+from attar.objectives.terms.meeting import TokenMaps
 from attar.recipe.objectives import (
     AdaptiveKLSpec,
+    AlignedSpec,
     AlphaBetaSpec,
     ContrastiveSkewSpec,
     DistributionSpec,
@@ -49,22 +52,26 @@ from attar.recipe.objectives import (
     OFASpec,
     OnDistributions,
     OnLists,
+    OnTwoTokenizers,
+    ProjectedKLSpec,
     ResponseSpec,
     ReverseKLSpec,
     SampledKLSpec,
     SkewKLSpec,
     SkewReverseKLSpec,
+    SpanKLSpec,
     SparseKLSpec,
     SparseReverseKLSpec,
     SparseSpec,
     TAIDSpec,
     ToDiSpec,
     TotalVariationSpec,
+    ULDSpec,
 )
 from attar.recipe.targets import TargetsSpec, unfit
 
 Problem = Literal["single_label", "multi_label", "regression"]
-LogitSpec = OnDistributions | OnLists | LogitMSESpec | HardLabelsSpec | OwnObjective
+LogitSpec = OnDistributions | OnLists | OnTwoTokenizers | LogitMSESpec | HardLabelsSpec | OwnObjective
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,15 @@ class LogitTerm:
     """Whether it takes the keyword `keys`, a number a row to draw from."""
     authors: bool = False
     """Whether it takes the keyword `on_policy`, bool a row: is it text that the student wrote?"""
+    across: Literal["beginnings", "spans"] | None = None
+    """Of what is compared between two tokenizers: the rows where spans begin, or all rows of spans, each with what the
+    span's other tokens are worth. None: both sides have the same tokens.
+    """
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether it lays the teacher's tokens beside the student's."""
+        return self.reads_teacher and self.across is None
 
     @property
     def reads_teacher(self) -> bool:
@@ -94,11 +110,18 @@ class LogitTerm:
 
 
 def logit_term(
-    name: str, spec: LogitSpec, problem: Problem, *, place: str, targets: TargetsSpec | None = None
+    name: str,
+    spec: LogitSpec,
+    problem: Problem,
+    *,
+    place: str,
+    tokens: TokenMaps | None = None,
+    targets: TargetsSpec | None = None,
 ) -> LogitTerm:
     """One spec as a term called `name`; `targets`: what is stored of a token in the place of logits (None: logits).
 
-    Raises PlanError, which starts with `place`, if it means nothing here.
+    `tokens`: how two vocabularies match, for objectives between tokenizers. Raises PlanError, which starts with
+    `place`, if it means nothing here.
     """
     _require_meaning(spec, problem, place)
     if targets is not None and not isinstance(spec, HardLabelsSpec):
@@ -119,6 +142,9 @@ def logit_term(
         case SparseKLSpec() | SparseReverseKLSpec() | SampledKLSpec():
             row = Term(name, _on_lists(spec), temperature_power=2)
             return LogitTerm(row, "teacher", keys=isinstance(spec, SampledKLSpec))
+        case ULDSpec() | AlignedSpec() | ProjectedKLSpec() | SpanKLSpec():
+            row = Term(name, _on_two_tokenizers(spec, tokens), temperature_power=int(isinstance(spec, ULDSpec)))
+            return LogitTerm(row, "teacher", across="spans" if isinstance(spec, SpanKLSpec) else "beginnings")
         case _:
             function, power = _on_distributions(spec), _power(spec)
             row = Term(name, function, temperature_power=power, standardise=spec.standardise)
@@ -148,6 +174,19 @@ def _on_lists(spec: OnLists) -> RowFunction:
             return partial(top_k_reverse_kl, k=spec.k)
         case SampledKLSpec():
             return partial(drawn_kl, samples=spec.samples, proposal_temperature=spec.proposal_temperature)
+
+
+def _on_two_tokenizers(spec: OnTwoTokenizers, tokens: TokenMaps | None) -> RowFunction:
+    match spec:
+        case ULDSpec():
+            return partial(uld, top=spec.top)
+        case AlignedSpec():
+            known = {} if tokens is None else {"matched": tokens.matched}
+            return partial(aligned, share=spec.share, top=spec.top, **known)
+        case ProjectedKLSpec():
+            return projected_kl if tokens is None else partial(projected_kl, projection=tokens.projection)
+        case SpanKLSpec():
+            return span_kl
 
 
 def _on_distributions(spec: OnDistributions) -> RowFunction:

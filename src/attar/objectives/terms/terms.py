@@ -21,6 +21,7 @@ from attar.objectives.reduction.rows import reduce_rows
 from attar.objectives.terms.courses import Courses, Moment
 from attar.objectives.terms.logit_rows import Draw, LogitRows
 from attar.objectives.terms.logits import LogitTerm, Problem, logit_term
+from attar.objectives.terms.meeting import Meeting, TokenMaps
 from attar.objectives.terms.part import Pair, Part
 from attar.objectives.terms.parts import NO_PAIRS, make_part
 from attar.recipe.objectives import AnyObjectiveSpec, LayeredSpec
@@ -52,7 +53,8 @@ class Terms(nn.Module):
     """Weighted sum of the terms that `specs` ask for.
 
     `student` and `teacher` say what the models show of their inside (read by objectives that compare layers); what is
-    learned to make them meet is drawn from `seed`. `chosen` are the pairs of `layers: cka`, by how states were pooled.
+    learned to make them meet is drawn from `seed`. `chosen` are the pairs of `layers: cka`, by how states were pooled;
+    `tokens` says how two vocabularies match, for objectives between tokenizers.
     `targets`: what a store holds of each token in the place of the teacher's logits (None: logits are there). Raises
     PlanError with every objective that does not fit `problem`, the models or the targets. How logits become rows, by
     `problem`: see `LogitRows`.
@@ -66,6 +68,7 @@ class Terms(nn.Module):
         student: Inside = NOTHING,
         teacher: Inside = NOTHING,
         chosen: Mapping[Pool, Sequence[Pair]] = NO_PAIRS,
+        tokens: TokenMaps | None = None,
         targets: TargetsSpec | None = None,
         seed: int,
     ) -> None:
@@ -88,7 +91,7 @@ class Terms(nn.Module):
                     )
                 else:
                     self._logit_terms[name] = logit_term(
-                        name, spec, problem, place=f"objectives[{at}]", targets=targets
+                        name, spec, problem, place=f"objectives[{at}]", tokens=tokens, targets=targets
                     )
             except PlanError as error:
                 problems += error.problems
@@ -122,15 +125,23 @@ class Terms(nn.Module):
         """Whether a term reads labels."""
         return any(term.reads_labels for term in self._logit_terms.values())
 
-    def kept(self, labels: Tensor | None, batch_size: int, mask: Tensor | None) -> dict[str, int]:
+    @property
+    def one_by_one(self) -> bool:
+        """Whether a term compares logits token by token, so that both sides must tell the same ones."""
+        return any(term.one_by_one for term in self._logit_terms.values())
+
+    def kept(
+        self, labels: Tensor | None, batch_size: int, mask: Tensor | None, meeting: Meeting | None = None
+    ) -> dict[str, int]:
         """What each term keeps of one micro-batch; sums of these over a step are `forward`'s `counts`.
 
         Rows for terms that read the teacher; labelled rows (multi-label: labelled cells) for terms that read labels;
         kept tokens for `hidden` with `pool: none`, from the student's attention `mask` [N, T] (after token dropout,
-        if that masks), or rows where there is none, as for images.
+        if that masks), or rows where there is none, as for images; for terms between two tokenizers what is of
+        `meeting`: beginnings of spans, or tokens in spans.
         """
         kept = {name: part.kept(batch_size, mask) for name, part in self._parts()}
-        kept |= {name: self._rows.kept(term, labels, batch_size) for name, term in self._logit_terms.items()}
+        kept |= {name: self._rows.kept(term, labels, batch_size, meeting) for name, term in self._logit_terms.items()}
         return {name: kept[name] for name in self.names}
 
     def forward(
@@ -144,6 +155,7 @@ class Terms(nn.Module):
         rows: Tensor | None = None,
         alone: str | None = None,
         partner: Partner | None = None,
+        meeting: Meeting | None = None,
         written: bool = False,
     ) -> Loss:
         """Loss of one micro-batch, divided by the whole step's `counts` (by term name).
@@ -153,13 +165,13 @@ class Terms(nn.Module):
         micro-batches; the default is the end, as an evaluation sees it. `rows`: int64 [N], numbers that tell the
         training's rows apart, for terms that draw at random. `alone`: the term that makes up the total, at weight 1.
         `written`: the student wrote this text itself. `partner`: with mixup, the other labels; terms that read labels
-        are the mean of both by their shares. Raises TrainingError where signals are absent or do not match, and on
-        non-finite values.
+        are the mean of both by their shares. `meeting`: where two tokenizers meet; the teacher's logits are then of
+        its own tokens. Raises TrainingError where signals are absent or do not match, and on non-finite values.
         """
         moment = replace(self.courses.at(progress), written=written)
         if alone is not None:
             moment = replace(moment, weights={name: float(name == alone) for name in self.names})
-        total, values = self._on_logits(student, teacher, labels, counts, moment, rows)
+        total, values = self._on_logits(student, teacher, labels, counts, moment, rows, meeting)
         if partner is not None and self.needs_labels:
             other, theirs = self._on_logits(student, teacher, partner.labels, counts, moment, rows)
             share, rest = partner.share, 1.0 - partner.share
@@ -179,6 +191,7 @@ class Terms(nn.Module):
         counts: Mapping[str, float],
         moment: Moment,
         rows: Tensor | None,
+        meeting: Meeting | None = None,
     ) -> tuple[Tensor | float, dict[str, Tensor]]:
         """Weighted sum of the terms on logits (0 where there is none), and the plain value of each."""
         values: dict[str, Tensor] = {}
@@ -186,7 +199,7 @@ class Terms(nn.Module):
             return 0.0, values
         total: Tensor | float = 0.0
         logits, shares = self._rows.shares(
-            self._logit_terms, student, teacher, labels, counts, moment, Draw(self._seed, rows)
+            self._logit_terms, student, teacher, labels, counts, moment, Draw(self._seed, rows), meeting
         )
         by_row = [name for name in shares if self._logit_terms[name].form == "row"]
         if by_row:

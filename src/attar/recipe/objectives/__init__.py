@@ -9,6 +9,15 @@ from typing import Annotated
 from pydantic import Field
 
 from attar.recipe.objectives.base import ObjectiveSpec, TemperedSpec
+from attar.recipe.objectives.crosstoken import (
+    CROSS_KINDS,
+    AlignedSpec,
+    CrossTokenSpec,
+    OnTwoTokenizers,
+    ProjectedKLSpec,
+    SpanKLSpec,
+    ULDSpec,
+)
 from attar.recipe.objectives.feature import (
     AttentionRelationsSpec,
     AttentionTransferSpec,
@@ -58,7 +67,7 @@ from attar.recipe.objectives.schedule import ScheduleSpec, TemperatureSchedule, 
 from attar.recipe.objectives.sparse import OnLists, SampledKLSpec, SparseKLSpec, SparseReverseKLSpec, SparseSpec
 from attar.recipe.objectives.supervised import HardLabelsSpec
 
-_Written = OnDistributions | OnLists | LogitMSESpec | OnLayers | HardLabelsSpec
+_Written = OnDistributions | OnLists | OnTwoTokenizers | LogitMSESpec | OnLayers | HardLabelsSpec
 
 AnyObjectiveSpec = Annotated[_Written, Field(discriminator="kind")]
 """What a recipe can ask for by itself."""
@@ -67,7 +76,9 @@ RecordedSpec = Annotated[_Written | PythonSpec, Field(discriminator="kind")]
 """What a recipe can hold: functions of one's own too, as a record."""
 
 __all__ = [
+    "CROSS_KINDS",
     "AdaptiveKLSpec",
+    "AlignedSpec",
     "AlphaBetaSpec",
     "AnyObjectiveSpec",
     "AttentionRelationsSpec",
@@ -76,6 +87,7 @@ __all__ = [
     "CRDSpec",
     "ChannelWiseSpec",
     "ContrastiveSkewSpec",
+    "CrossTokenSpec",
     "DISTSpec",
     "DKDSpec",
     "DistributionSpec",
@@ -97,6 +109,8 @@ __all__ = [
     "OnLayers",
     "OnLists",
     "OnRelations",
+    "OnTwoTokenizers",
+    "ProjectedKLSpec",
     "PythonSpec",
     "RKDAngleSpec",
     "RKDDistanceSpec",
@@ -110,6 +124,7 @@ __all__ = [
     "SimilarityPreservingSpec",
     "SkewKLSpec",
     "SkewReverseKLSpec",
+    "SpanKLSpec",
     "SparseKLSpec",
     "SparseReverseKLSpec",
     "SparseSpec",
@@ -118,6 +133,7 @@ __all__ = [
     "TemperedSpec",
     "ToDiSpec",
     "TotalVariationSpec",
+    "ULDSpec",
     "WeightSchedule",
     "in_words",
     "largest",

@@ -1,6 +1,6 @@
 """What a language model writes after prompts, as token ids: the likeliest each time, or drawn.
 
-A model here is one of Transformers' with `generate`; an adapter around it (PEFT) is seen through.
+A model here is one of Transformers' with `generate`; wrappers are seen through (see `core_of`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig
 
+from attar.heads import core_of, evaluating
 from attar.tasks.base import Encoded, Processor
 from attar.tasks.padding import padded
 
@@ -29,13 +30,11 @@ class Sampling:
 
 def ends_of(model: nn.Module, processor: Processor) -> tuple[int, ...]:
     """Tokens that end a text, ascending: the tokenizer's end token, and those that the model's generation
-    configuration names, as far as the tokenizer holds them for special (a configuration's default may be any token).
+    configuration names.
     """
-    told = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    told = getattr(getattr(core_of(model), "generation_config", None), "eos_token_id", None)
     listed = cast("list[Any]", told if isinstance(told, list) else [told])
-    special = {index for index, token in processor.added_tokens_decoder.items() if token.special}
-    ends = {index for index in listed if index in special} | {processor.eos_token_id}
-    return tuple(sorted(int(index) for index in ends if index is not None))
+    return tuple(sorted({int(index) for index in (processor.eos_token_id, *listed) if index is not None}))
 
 
 def alike(lengths: Sequence[int], together: int) -> list[list[int]]:
@@ -57,7 +56,8 @@ def write(
 
     One batch on the model's device, padded on the left, with a cache of keys and values. Without `sampling` the
     likeliest token is taken; draws come from torch's random state. The model answers in eval mode, without gradients
-    and by these settings alone, whatever its own generation configuration adds; its modes are as before afterwards.
+    in which layers checkpoint nothing and keep the cache, and by these settings alone, whatever its own generation
+    configuration adds; its modes are as before afterwards.
     """
     lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
     flat = Encoded(
@@ -65,14 +65,14 @@ def write(
         lengths=lengths, labels=lengths, truncated=0,
     )  # fmt: skip
     made = padded(flat, np.arange(len(prompts)), fill={"input_ids": pad}, left=True, mask=True)
-    core = cast("Any", model.get_base_model() if callable(getattr(model, "get_base_model", None)) else model)
+    core = core_of(model)
     drawn: dict[str, Any] = {"do_sample": False}
     if sampling is not None:
         drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
     config = GenerationConfig(
         max_new_tokens=longest, pad_token_id=pad, eos_token_id=list(ends) or None, use_cache=True, **drawn
     )
-    with _answering(core), torch.inference_mode():
+    with evaluating(core), _plainly(core), torch.inference_mode():
         found = core.generate(**{name: part.to(core.device) for name, part in made.items()}, generation_config=config)
     return [_ended(tokens, ends) for tokens in found[:, int(lengths.max()) :].tolist()]
 
@@ -84,15 +84,11 @@ def _ended(tokens: list[int], ends: Sequence[int]) -> list[int]:
 
 
 @contextmanager
-def _answering(model: Any) -> Generator[None]:
-    """Eval mode, in which layers checkpoint nothing and keep a cache, and no generation settings of the model's own."""
-    modes = [(part, part.training) for part in model.modules()]
+def _plainly(model: Any) -> Generator[None]:
+    """No generation settings of the model's own; they are back afterwards."""
     own = model.generation_config
-    model.eval()
     model.generation_config = GenerationConfig()
     try:
         yield
     finally:
         model.generation_config = own
-        for part, training in modes:
-            part.training = training
