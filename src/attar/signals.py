@@ -91,7 +91,8 @@ class Signals:
         if isinstance(few, Mapping):
             tensors = cast("Mapping[str, Tensor]", few)
             few = Sampled(**tensors) if "weights" in tensors else Listed(**tensors)
-        return cls(**{**fields, "few": few})
+        given: dict[str, Any] = {**fields, "few": few}
+        return cls(**given)
 
     def of_outputs(self, outputs: Tensor) -> Signals:
         """The same with some of the logits, in this order; their softmax runs over these alone."""

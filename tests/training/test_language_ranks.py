@@ -16,12 +16,17 @@ from torch import nn
 
 from attar.facts import TrainingFacts
 from attar.recipe.objectives import ForwardKLSpec, HardLabelsSpec, HiddenSpec
+from attar.recipe.rollouts import RolloutsSpec
+from attar.recipe.student import LoraSpec
 from attar.recipe.training import TrainingSpec
+from attar.students.lora import adapt
+from attar.students.student import Student
 from attar.training.rows import LiveTeacher, TrainingRows
 from attar.training.train import train
 from tiny_language import tiny_llama
 from training.test_language import ENCODED, TASK, TOKENIZER, student, terms_of
 
+pytest.importorskip("peft", reason="peft is not installed")
 pytestmark = pytest.mark.slow
 TESTS = Path(__file__).parents[1]
 SPECS = (
@@ -36,6 +41,8 @@ SETTINGS: dict[str, Any] = {
 ONE = {"batch_size": 8, "accumulate": 1}
 TWO = {"batch_size": 2, "accumulate": 2}
 MODES = ("ddp", "fsdp")
+WRITTEN = RolloutsSpec(fraction=1.0, cold_start=0.0, max_new_tokens=8)
+LORA: dict[str, Any] = {"lora": True, "activation_checkpointing": True}
 State = dict[str, torch.Tensor]
 
 
@@ -45,7 +52,13 @@ def value(model: nn.Module) -> float:
 
 
 def fit(
-    out: Path, *, dropout: float = 0.0, hook: Callable[..., None] | None = None, **changes: Any
+    out: Path,
+    *,
+    dropout: float = 0.0,
+    hook: Callable[..., None] | None = None,
+    rollouts: RolloutsSpec | None = None,
+    lora: bool = False,
+    **changes: Any,
 ) -> tuple[TrainingFacts, State]:
     """Train in float64; all final weights, projectors included."""
     model, terms = student().double(), terms_of(*SPECS).double()
@@ -54,9 +67,10 @@ def fit(
         layer.self_attn.attention_dropout = dropout
     if hook is not None:
         model.model.layers[0].register_forward_pre_hook(hook)
+    model = adapt(Student(model, TOKENIZER, {}), LoraSpec(rank=4), 0).model if lora else model
     live = LiveTeacher(tiny_llama(TOKENIZER).double(), ENCODED, TOKENIZER, terms.wanted_teacher)
     rows, spec = TrainingRows(ENCODED, TOKENIZER, live=live), TrainingSpec(**SETTINGS | changes)
-    facts = train(model, terms, TASK, rows, spec, out, key="k", evaluate=value)
+    facts = train(model, terms, TASK, rows, spec, out, key="k", evaluate=value, rollouts=rollouts)
     return facts, {**model.state_dict(), **{f"terms.{n}": p for n, p in terms.state_dict().items()}}
 
 
@@ -115,6 +129,23 @@ def test_weights_were_sharded(two: Path) -> None:
             assert torch.equal(torch.cat(held), weight)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_lora_with_layers_that_run_again(mode: str, two: Path, tmp_path: Path) -> None:
+    """Weights that are frozen beside those that learn, in the same shards; their gradients from a second run."""
+    _, weights = fit(tmp_path, **ONE, **LORA)
+    found = torch.load(two / f"{mode}-lora-0.pt", weights_only=True)
+    assert found.keys() == weights.keys()
+    for name, own in weights.items():
+        torch.testing.assert_close(found[name], own, rtol=1e-9, atol=1e-10, msg=name)
+    assert any("lora_B" in name and bool(own.any()) for name, own in weights.items())
+
+
+def test_what_a_sharded_student_writes_is_what_it_would_write_whole(two: Path) -> None:
+    whole, sharded = (torch.load(two / f"{mode}-written-0.pt", weights_only=True) for mode in MODES)
+    for name, own in whole.items():
+        torch.testing.assert_close(sharded[name], own, rtol=1e-9, atol=1e-10, msg=name)
+
+
 def main() -> None:
     """One process of two."""
     out, rank = Path(sys.argv[1]), os.environ["RANK"]
@@ -125,6 +156,9 @@ def main() -> None:
         (out / f"{mode}-{rank}.json").write_text(facts.model_dump_json())
         _, weights = fit(out / f"{mode}-whole", dropout=0.1, **TWO, parallel=mode)
         torch.save(weights, out / f"{mode}-whole-{rank}.pt")
+        for name, more in (("written", {"rollouts": WRITTEN}), ("lora", LORA)):
+            _, weights = fit(out / f"{mode}-{name}", **TWO, parallel=mode, **more)
+            torch.save(weights, out / f"{mode}-{name}-{rank}.pt")
         calls = count(1)
 
         def stop(layer: nn.Module, *_: object, calls: count[int] = calls) -> None:

@@ -36,7 +36,7 @@ def adapt(student: Student, spec: LoraSpec, seed: int) -> Student:
         raise MissingExtra("peft", "lora", "student.lora") from error
     model = cast("PreTrainedModel", student.model)
     config = LoraConfig(
-        task_type="CAUSAL_LM", r=spec.rank, lora_alpha=spec.alpha, lora_dropout=spec.dropout,
+        task_type="CAUSAL_LM", r=spec.rank, lora_alpha=cast("Any", spec.alpha), lora_dropout=spec.dropout,
         target_modules=_targets(model, spec.targets), bias="none",
     )  # fmt: skip
     with seeded(seed), _quiet():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -306,7 +306,7 @@ class DistilTrainer(Trainer):
             )
         return model, batches
 
-    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+    def _defer_fsdp_gradient_reduction(self) -> Any:
         """Not deferred: gradients that wait for a step's last micro-batch are as large as all weights together."""
         return nullcontext()
 
@@ -334,7 +334,7 @@ class DistilTrainer(Trainer):
         if self._whole is not None or self.args.process_index == 0:
             save_state(place, self._part, self.distil, self.optimizer)
         if self.args.process_index == 0:
-            torch.save(self.lr_scheduler.state_dict(), place / SCHEDULE)
+            torch.save(cast("Any", self.lr_scheduler).state_dict(), place / SCHEDULE)
             self._save_scaler(str(place))
         self._save_rng_state(str(place))
 
@@ -362,7 +362,7 @@ class DistilTrainer(Trainer):
         """Moments and schedule, where a checkpoint is resumed."""
         if checkpoint is not None:
             load_optimizer(Path(checkpoint), self._part, self.optimizer)
-            self.lr_scheduler.load_state_dict(load(Path(checkpoint) / SCHEDULE))
+            cast("Any", self.lr_scheduler).load_state_dict(load(Path(checkpoint) / SCHEDULE))
 
     # ---- Stopping ----
 
