@@ -12,7 +12,7 @@ from attar.bench.flops import count_flops
 from attar.bench.measure import Latencies, Subject, latency, median_row
 from attar.bench.size import count_params, weight_bytes
 from attar.export.decoding import DecoderRunner
-from attar.export.onnx_folder import model_file
+from attar.export.runtime import graph_in
 from attar.facts import (
     ArtifactFacts,
     BudgetFacts,
@@ -159,8 +159,8 @@ def _measure(ground: Ground, chosen: Seed) -> Costs:
         if (place / "config.json").is_file():
             subjects[role] = Subject("folder", _arrays(batch), place, task.spec, task.labels)
         if role == "student":
-            for artifact in (one for one in chosen.artifacts if one.kind == "onnx"):
-                file = ground.out / artifact.path / model_file(artifact)
+            for artifact in (one for one in chosen.artifacts if one.kind in ("onnx", "web")):
+                file = graph_in(ground.out / artifact.path)
                 taken = {name: value for name, value in _arrays(batch).items() if name in artifact.inputs}
                 if isinstance(task, CausalLM):
                     taken = DecoderRunner(file).feed(taken["input_ids"], taken["attention_mask"])

@@ -36,6 +36,7 @@ store_app = typer.Typer(help="Look after stored teacher signals.", no_args_is_he
 app.add_typer(store_app, name="store")
 
 _INTERRUPTED = 130
+_PAGE = "page"
 _EDITOR_LINE = "# yaml-language-server: $schema=recipe.schema.json"
 """How the YAML server of many editors is told which schema a file follows."""
 
@@ -207,6 +208,10 @@ def export(
     run_folder: RunFolder,
     precision: Annotated[str, typer.Option(help="fp32 or int8.")] = "int8",
     kind: Annotated[str, typer.Option(help="The format.")] = "onnx",
+    to: Annotated[
+        str | None, typer.Option(help="Several at once: onnx-int8,web-int8; page: a copy of the page for any host.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the page; default RUN/page.")] = None,
 ) -> None:
     """Export a finished run's student once more.
 
@@ -214,12 +219,25 @@ def export(
     """
     from attar.finished import export_again
 
-    with _terminal() as terminal:
-        facts = export_again(run_folder, kind, precision, say=terminal.say)
-    made = next(a for a in facts.artifacts if (a.kind, a.precision) == (kind, precision))
-    _print(
-        f"{run_folder / made.path}: {made.bytes:,} bytes, quality {made.quality}, parity {made.parity.agreement:.4f}"
-    )
+    wanted = [f"{kind}-{precision}"] if to is None else [name.strip() for name in to.split(",")]
+    unnamed = [name for name in wanted if name != _PAGE and "-" not in name]
+    if unnamed:
+        raise RecipeError(f'--to: "{unnamed[0]}" names no export. Write KIND-PRECISION (onnx-int8, web-int8) or page.')
+    if out is not None and _PAGE not in wanted:
+        raise RecipeError("--out: is the folder of the page. Add --to page.")
+    for kind, _, precision in (name.partition("-") for name in wanted if name != _PAGE):
+        with _terminal() as terminal:
+            facts = export_again(run_folder, kind, precision, say=terminal.say)
+        made = next(a for a in facts.artifacts if (a.kind, a.precision) == (kind, precision))
+        _print(
+            f"{run_folder / made.path}: {made.bytes:,} bytes, quality {made.quality}, "
+            f"parity {made.parity.agreement:.4f}"
+        )
+    if _PAGE in wanted:
+        from attar.page.hosted import export_page
+
+        place = export_page(run_folder, out or run_folder / _PAGE)
+        _print(f"page: {place}; put this folder on any host, or try it: python -m http.server -d {place}")
 
 
 @app.command()
@@ -230,6 +248,23 @@ def report(run_folder: RunFolder) -> None:
 
     write_report(load_run(run_folder), run_folder / "report.html")
     _print(f"report: {run_folder / 'report.html'}")
+
+
+@app.command()
+def serve(
+    place: Annotated[Path, typer.Argument(help="A run's folder, or one that holds several.")] = Path("runs"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of 127.0.0.1; 0: any that is free.")] = 8760,
+) -> None:
+    """Show runs on a local page, where the student runs in your browser."""
+    from attar.server import Server
+
+    with Server(place, port) as server:
+        _print(f"attar: {server.url} (this machine only; Ctrl-C ends it)")
+        server.warm_up()
+        try:
+            server.serve_forever(poll_interval=0.1)
+        except KeyboardInterrupt:
+            _print("ended")
 
 
 @app.command()

@@ -27,7 +27,7 @@ from attar.export.onnx_folder import fill_onnx
 from attar.export.writing import LONGEST, compare_steps, compare_written, prompts_of
 from attar.facts import ArtifactFacts, ParityFacts, RefusedFacts
 from attar.ground import Ground
-from attar.recipe.outcome import ExportSpec, GGUFSpec
+from attar.recipe.outcome import ExportSpec, GGUFSpec, OnnxSpec, WebSpec
 from attar.stages import Stages
 from attar.tasks.base import Encoded, Processor
 from attar.tasks.causal_lm import CausalLM
@@ -69,8 +69,9 @@ class Exports:
             )
 
     def _make(self, spec: ExportSpec, out: Path) -> ArtifactFacts:
-        if isinstance(spec, GGUFSpec) or isinstance(self.ground.task, CausalLM):
+        if isinstance(self.ground.task, CausalLM) and not isinstance(spec, WebSpec):
             return self._make_language(spec, out)
+        assert not isinstance(spec, GGUFSpec), "the plan refuses it for classifiers"
         ground, (model, processor) = self.ground, self._student
         train, validation, test = self._encoded
         made = export_and_check(
@@ -81,7 +82,7 @@ class Exports:
         scores = score_artifact(ground.task, made.logits, self.teacher, test.labels, ground.recipe.report)
         return made.facts.model_copy(update=scores._asdict())
 
-    def _make_language(self, spec: ExportSpec, out: Path) -> ArtifactFacts:
+    def _make_language(self, spec: GGUFSpec | OnnxSpec, out: Path) -> ArtifactFacts:
         ground, task, (model, processor) = self.ground, cast("CausalLM", self.ground.task), self._student
         _, validation, test = cast("tuple[Sequences, Sequences, Sequences]", self._encoded)
 

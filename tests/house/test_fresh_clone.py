@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NOT_CLONED = shutil.ignore_patterns(".git", ".venv", "runs", "build", "dist", ".*_cache", ".hypothesis", "__pycache__")
+NOT_CLONED = shutil.ignore_patterns(
+    ".git", ".venv", "runs", "build", "dist", ".*_cache", ".hypothesis", "__pycache__", "node_modules", "static"
+)
 BLOCK = re.compile(r"```(console|python)\n(.*?)```", re.DOTALL)
 
 

@@ -119,6 +119,7 @@ def export_language(make: Make, out: Path, spec: Spec, *, check: Check, root: Pa
         bytes=sum(size for name, size in sizes.items() if name not in opened.tokenizer),
         tokenizer_bytes=sum(size for name, size in sizes.items() if name in opened.tokenizer),
         sha256=digest,
+        files={name: sha256(out / name) for name in sizes},
         quality=None,
         parity=found,
         latency_ms=None,

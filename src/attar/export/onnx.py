@@ -4,6 +4,8 @@ export/onnx-PRECISION/model.onnx     the graph; labels and temperature also stan
                       config.json    the student's Transformers configuration
                       attar.json     labels, temperature, inputs, outputs, hash
                       …              the tokenizer's or image processor's own files
+export/web-PRECISION/onnx/           likewise, with the graph where transformers.js looks for it: onnx/model.onnx (fp32)
+                                     or onnx/model_quantized.onnx (int8)
 """
 
 from __future__ import annotations
@@ -21,15 +23,17 @@ from attar.errors import ParityError
 from attar.export.graph import Graph, save_graph, trace_graph
 from attar.export.parity import check_parity
 from attar.export.quantize import quantize
-from attar.export.runtime import MODEL, OnnxRunner, arrays, batches, single_rows
+from attar.export.runtime import MODEL, OnnxRunner, arrays, batches, graph_in, single_rows
 from attar.facts import ArtifactFacts
-from attar.hashing import sha256
-from attar.recipe.outcome import OnnxSpec
+from attar.hashing import files_below, sha256
+from attar.recipe.outcome import OnnxSpec, WebSpec
 from attar.storage import atomic_folder, atomic_write
 from attar.tasks.base import Encoded, Processor, Task
 
 CARD = "attar.json"
-OWN_FILES = {MODEL, CARD, "config.json"}
+_WEB = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
+"""Names that transformers.js gives to the graph."""
+OWN_FILES = {MODEL, CARD, "config.json", *_WEB.values()}
 MAX_PARITY_ROWS = 1024
 _PADDED_ROWS = 8
 _CALIBRATION_BATCH = 8
@@ -50,7 +54,7 @@ def export_onnx(
     task: Task,
     processor: Processor,
     out: Path,
-    spec: OnnxSpec,
+    spec: OnnxSpec | WebSpec,
     *,
     calibration: Encoded,
     temperature: float,
@@ -67,7 +71,7 @@ def export_and_check(
     task: Task,
     processor: Processor,
     out: Path,
-    spec: OnnxSpec,
+    spec: OnnxSpec | WebSpec,
     *,
     calibration: Encoded,
     parity: Encoded,
@@ -103,14 +107,15 @@ def export_and_check(
             atomic_write(refused / "REFUSED.txt", f"{error}\n")
             raise
     runner = OnnxRunner(out, threads)
-    sizes = {path.name: path.stat().st_size for path in out.iterdir()}
+    sizes = {name: (out / name).stat().st_size for name in files_below(out)}
     facts = ArtifactFacts(
         kind=spec.kind,
         precision=spec.precision,
         path=out.relative_to(root).as_posix(),
         bytes=sum(size for name, size in sizes.items() if name in OWN_FILES),
         tokenizer_bytes=sum(size for name, size in sizes.items() if name not in OWN_FILES),
-        sha256=sha256(out / MODEL),
+        sha256=sha256(graph_in(out)),
+        files={name: sha256(out / name) for name in sizes},
         quality=None,
         quality_interval=None,
         retention=None,
@@ -136,7 +141,7 @@ def _write(
     task: Task,
     processor: Processor,
     folder: Path,
-    spec: OnnxSpec,
+    spec: OnnxSpec | WebSpec,
     calibration: Encoded,
     temperature: float,
     graph: Graph | None,
@@ -149,7 +154,9 @@ def _write(
         groups = [rows[i : i + _CALIBRATION_BATCH] for i in range(0, len(rows), _CALIBRATION_BATCH)]
         made, method = quantize(made, [arrays(batch) for batch in batches(task, calibration, groups, processor)])
     answers = {"labels": list(task.labels), "temperature": temperature, "problem": task.problem}
-    save_graph(made, folder / MODEL, {f"attar.{name}": json.dumps(value) for name, value in answers.items()})
+    name = _WEB[spec.precision] if isinstance(spec, WebSpec) else MODEL
+    (folder / name).parent.mkdir(exist_ok=True)
+    save_graph(made, folder / name, {f"attar.{key}": json.dumps(value) for key, value in answers.items()})
     runner = OnnxRunner(folder)
     card = {
         "format": 1,
@@ -160,7 +167,7 @@ def _write(
         "inputs": runner.inputs,
         "outputs": runner.outputs,
         "opset": spec.opset,
-        "model": {"file": MODEL, "sha256": sha256(folder / MODEL)},
+        "model": {"file": name, "sha256": sha256(folder / name)},
     }
     atomic_write(folder / CARD, json.dumps(card, indent=2) + "\n")
     config = getattr(model, "config", None)

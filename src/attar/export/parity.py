@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from attar.answers import agreement, mean_kl
 from attar.errors import ParityError
 from attar.facts import ParityFacts
-from attar.recipe.outcome import OnnxSpec
+from attar.recipe.outcome import OnnxSpec, WebSpec
 from attar.tasks.base import Problem
 
 Array = NDArray[Any]
@@ -22,7 +22,7 @@ MIN_AGREEMENT = {"fp32": 0.999, "int8": 0.97}
 """Default bound on the share of equal answers (regression: on the correlation)."""
 
 
-def check_parity(checkpoint: Array, exported: Array, problem: Problem, spec: OnnxSpec) -> ParityFacts:
+def check_parity(checkpoint: Array, exported: Array, problem: Problem, spec: OnnxSpec | WebSpec) -> ParityFacts:
     """Compare logits [N, C] of both on the same rows. Raises ParityError where a bound is missed, with what was found.
 
     Bounds are the spec's, else those by precision above.
@@ -45,7 +45,7 @@ def check_parity(checkpoint: Array, exported: Array, problem: Problem, spec: Onn
         )
     if problems:
         raise ParityError(
-            f"export onnx {spec.precision}: the file does not answer like the checkpoint on {facts.n} rows: "
+            f"export {spec.kind} {spec.precision}: the file does not answer like the checkpoint on {facts.n} rows: "
             f"{'; '.join(problems)}. It is not handed over. "
             + ("Use `precision: fp32`, or set a bound that you can live with." if spec.precision == "int8"
                else "Try another `opset`, or set a bound that you can live with.")

@@ -24,8 +24,8 @@ class OnnxRunner:
     """A session on the CPU. `inputs` and `outputs` are the graph's names, `runtime` says which onnxruntime runs it."""
 
     def __init__(self, path: Path, threads: int = 1) -> None:
-        """Open a .onnx file, or the folder that holds `model.onnx`. Raises ExportError, MissingExtra."""
-        file = path / MODEL if path.is_dir() else path
+        """Open a .onnx file, or the folder of an export. Raises ExportError, MissingExtra."""
+        file = graph_in(path) if path.is_dir() else path
         self._session, self.runtime = open_session(file, threads)
         self.inputs: list[str] = [one.name for one in self._session.get_inputs()]
         self.outputs: list[str] = [one.name for one in self._session.get_outputs()]
@@ -59,6 +59,11 @@ def batches(
 ) -> Iterator[dict[str, Tensor]]:
     """Padded batches of the given groups of rows."""
     return (task.batch(encoded, group, processor) for group in groups)
+
+
+def graph_in(folder: Path) -> Path:
+    """The graph in an export's folder: `model.onnx`, or in the layout of transformers.js the one below `onnx/`."""
+    return next(iter(sorted(folder.glob("onnx/*.onnx"))), folder / MODEL)
 
 
 def open_session(file: Path, threads: int) -> tuple[Any, str]:

@@ -45,6 +45,7 @@ class ArtifactFacts(Facts):
     bytes: int = Field(description="Every file needed to run it; the tokenizer apart.")
     tokenizer_bytes: int = 0
     sha256: str = Field(description="Hash of the model file.")
+    files: dict[str, str] = Field(default={}, description="SHA-256 of every file in its folder, by name.")
     quality: float | None = Field(description="The metric on test, from the exported file.")
     quality_interval: Interval | None = None
     retention: Interval | None = None

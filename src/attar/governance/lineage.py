@@ -38,6 +38,8 @@ PACKAGES = (
 )
 _GIB = 1 << 30
 _SUFFIXES = {".py", ".yaml", ".css"}
+_BUILT = "static"
+"""Folder of the page's built files, which are there or not."""
 
 
 def collect(recipe: Recipe, sources: Sequence[SourceFacts]) -> LineageFacts:
@@ -56,7 +58,7 @@ def collect(recipe: Recipe, sources: Sequence[SourceFacts]) -> LineageFacts:
 def source_hash() -> str:
     """Hash of attar's own source files, wherever it is installed."""
     root = Path(__file__).parents[1]
-    files = sorted(p for p in root.rglob("*") if p.suffix in _SUFFIXES)
+    files = sorted(p for p in root.rglob("*") if p.suffix in _SUFFIXES and _BUILT not in p.parts)
     return hash_value([[p.relative_to(root).as_posix(), hash_file(p)] for p in files])
 
 

@@ -15,7 +15,7 @@ from attar.recipe import Recipe
 from attar.recipe.names import taken
 from attar.recipe.nearest import did_you_mean
 from attar.recipe.objectives import LayeredSpec
-from attar.recipe.outcome import GGUFSpec, OnnxSpec
+from attar.recipe.outcome import GGUFSpec, OnnxSpec, WebSpec
 from attar.recipe.places import Path
 from attar.recipe.student import FromConfigSpec, FromTeacherSpec
 from attar.recipe.task import CausalLMSpec
@@ -121,6 +121,8 @@ def _exports(recipe: Recipe, notes: Notes) -> None:
         is_language = isinstance(recipe.task, CausalLMSpec)
         if isinstance(spec, GGUFSpec) and not is_language:
             notes.problem(("export", number, "kind"), f'"gguf" does not fit task.kind: {recipe.task.kind}. Use onnx.')
+        if isinstance(spec, WebSpec) and is_language:
+            notes.problem(("export", number, "kind"), f'"web" does not fit task.kind: {recipe.task.kind}. Use onnx.')
         if isinstance(spec, OnnxSpec):
             _onnx(spec, number, recipe, notes, is_language=is_language)
         if (spec.kind, spec.precision) in seen:

@@ -69,7 +69,18 @@ class GGUFSpec(Spec):
     min_written: Fraction | None = Field(default=None, description=_WRITTEN)
 
 
-ExportSpec = Annotated[OnnxSpec | GGUFSpec, Field(discriminator="kind")]
+class WebSpec(Spec):
+    """ONNX in the layout of transformers.js, for the browser: classifiers of texts and images."""
+
+    kind: Literal["web"]
+    precision: Literal["fp32", "int8"] = Field(default="int8", description="As of `onnx`; int8 is a quarter to fetch.")
+    max_abs: Rate | None = Field(default=None, description="As of `onnx`.")
+    min_agreement: Fraction | None = Field(default=None, description="As of `onnx`.")
+    calibration_rows: Positive = Field(default=256, description="As of `onnx`.")
+    opset: Positive = Field(default=20, description="ONNX opset.")
+
+
+ExportSpec = Annotated[OnnxSpec | GGUFSpec | WebSpec, Field(discriminator="kind")]
 
 
 class PolicySpec(Spec):

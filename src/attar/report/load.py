@@ -33,9 +33,12 @@ def load_whole(path: Path) -> RunFacts:
 def require_artifact(folder: Path, artifact: ArtifactFacts) -> Path:
     """The folder of an exported file, which is the one that the record speaks of. Raises AttarError."""
     place = folder / artifact.path
+    wrong = [name for name, found in artifact.files.items() if not _is(place / name, found)]
     if not any(_is(file, artifact.sha256) for file in place.rglob("model*")):
+        wrong = ["its model"]
+    if wrong:
         raise AttarError(
-            f"{place}: its model is not as {NAME} has it. Run `attar distill` again; finished stages are kept."
+            f"{place}: {', '.join(wrong)} is not as {NAME} has it. Run `attar distill` again; finished stages are kept."
         )
     return place
 

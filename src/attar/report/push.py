@@ -38,19 +38,24 @@ def push(
 
 def require_pushable(policy: PolicyFacts, repo_id: str) -> None:
     """Go on, or raise PolicyError: not to be distributed, not decided, or a name without its prefix."""
-    if policy.decision != "allow":
-        raise PolicyError(f"push: the policy's decision for {policy.teacher} is `{policy.decision}`: {policy.reason}")
-    if not policy.distribute:
-        raise PolicyError(
-            f'push: row "{policy.rule}" of the policy table: {policy.reason} Nothing was uploaded. If you may '
-            "distribute the student, record `policy.decision: allow` with the reason, and run the recipe again."
-        )
+    require_distributable(policy, "push", "uploaded")
     prefix, name = policy.student_name_prefix, repo_id.rpartition("/")[2]
     if prefix is not None and not name.startswith(prefix):
         owner = f"{repo_id.rpartition('/')[0]}/" if "/" in repo_id else ""
         raise PolicyError(
             f'push: "{repo_id}": by the terms of {policy.teacher} the student\'s name begins with "{prefix}". '
             f"Nothing was uploaded. Use for example {owner}{prefix}-{name}."
+        )
+
+
+def require_distributable(policy: PolicyFacts, what: str, done: str) -> None:
+    """Go on, or raise PolicyError: the terms forbid that the student leaves this machine, or nobody has decided."""
+    if policy.decision != "allow":
+        raise PolicyError(f"{what}: the policy's decision for {policy.teacher} is `{policy.decision}`: {policy.reason}")
+    if not policy.distribute:
+        raise PolicyError(
+            f'{what}: row "{policy.rule}" of the policy table: {policy.reason} Nothing was {done}. If you may '
+            "distribute the student, record `policy.decision: allow` with the reason, and run the recipe again."
         )
 
 
