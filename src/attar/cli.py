@@ -159,7 +159,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="Examples a task of --harness; default: all.", show_default=False)
     ] = None,
 ) -> None:
-    """Print a run's quality, or score its student on other data or by EleutherAI's harness."""
+    """Print a run's quality, or score its student elsewhere."""
     from attar.report.load import load_whole
 
     facts = load_whole(run_folder)
@@ -255,7 +255,7 @@ def serve(
     place: Annotated[Path, typer.Argument(help="A run's folder, or one that holds several.")] = Path("runs"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of 127.0.0.1; 0: any that is free.")] = 8760,
 ) -> None:
-    """Show runs on a local page, where the student runs in your browser."""
+    """Show runs on a local page; the student runs in the browser."""
     from attar.server import Server
 
     with Server(place, port) as server:
