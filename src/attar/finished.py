@@ -18,6 +18,7 @@ from attar.evaluation.language import perplexity
 from attar.evaluation.metrics import score
 from attar.evaluation.predict import predict_logits
 from attar.evaluation.tokens import Reader, ask_about_rows
+from attar.evaluation.written import right_answers, write_answers
 from attar.export.gguf_folder import MODEL as GGUF
 from attar.export.onnx_folder import open_onnx
 from attar.export.runtime import OnnxRunner, single_rows
@@ -81,6 +82,9 @@ def score_on(run_folder: Path, source: str, split: str | None = None) -> dict[st
             raise DataError(f"{source}: no label column {spec.label!r}; there is nothing to score against.")
     with quiet():
         model, processor = task.load_model(run_folder / "student"), task.load_processor(run_folder / "student")
+    if isinstance(task, CausalLM) and task.metric == "exact_match":
+        right = right_answers(rows, write_answers(model, processor, task, rows))
+        return {"source": source, "split": name, "metric": task.metric, "value": float(right.mean()), "n": len(rows)}
     encoded = task.encode(rows, processor)
     if isinstance(encoded, Sequences):
         own = ask_about_rows({}, Reader(model, encoded, processor), task, len(rows))["teacher"]

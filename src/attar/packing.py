@@ -135,10 +135,10 @@ def _attention(
     parts = [side.split(packed_lengths, 2) for side in (query, key, value)]
     answers: list[Tensor] = []
     start = 0
-    for one in zip(*parts, strict=True):
-        stop = start + one[0].shape[2]
+    for asking, asked, told in zip(*parts, strict=True):
+        stop = start + asking.shape[2]
         mask = None if attention_mask is None else attention_mask[..., start:stop, start:stop]
-        answers.append(sdpa_attention_forward(module, *one, mask, **options)[0])
+        answers.append(sdpa_attention_forward(module, asking, asked, told, mask, **options)[0])
         start = stop
     return torch.cat(answers, 1), None
 

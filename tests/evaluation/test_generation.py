@@ -91,3 +91,14 @@ def test_groups_hold_all_prompts_once_by_length(together: int) -> None:
     flat = [at for group in groups for at in group]
     assert sorted(flat) == list(range(5))
     assert [lengths[at] for at in flat] == sorted(lengths)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft 0.21 reads it
+def test_an_adapter_writes_what_it_writes_merged() -> None:
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    settings = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    model = peft.get_peft_model(tiny_llama(TOKENIZER), settings)
+    written = write(model, PROMPTS, **PLAIN)
+    assert written != write(tiny_llama(TOKENIZER), PROMPTS, **PLAIN)
+    assert written == write(model.merge_and_unload(), PROMPTS, **PLAIN)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from attar.errors import ExportError, MissingExtra, ParityError
 from attar.evaluation.predict import predict_logits
-from attar.export.graph import float_weights, trace_graph
+from attar.export.graph import float_weights, trace_graph, weight_bytes
 from attar.export.onnx import Exported, export_and_check, export_onnx, trace_rows
 from attar.export.quantize import quantize
 from attar.export.runtime import OnnxRunner, single_rows
@@ -198,6 +198,28 @@ def test_int8_that_would_change_nothing_is_refused() -> None:
     assert float_weights(graph)
     with pytest.raises(ExportError, match=r"int8: only 0% of \d+ bytes of weights can be quantized .*fp32"):
         quantize(graph, [])
+
+
+class Wide(nn.Module):
+    """A matrix of more numbers than the exporter folds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(192, 6000)
+        self.outer = nn.Linear(6000, 3)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.outer(self.inner(pixel_values.flatten(1)[:, None]).relu())[:, 0]
+
+
+def test_large_matrices_are_turned_once_and_quantized_too() -> None:
+    torch.manual_seed(0)
+    example = {"pixel_values": torch.randn(2, 3, 8, 8)}
+    graph = trace_graph(Wide(), example, 20)
+    weights = {one.name for one in graph.graph.initializer}
+    assert not [one for one in graph.graph.node if one.op_type == "Transpose" and one.input[0] in weights]
+    small, _ = quantize(graph, [])
+    assert weight_bytes(small) < 0.3 * weight_bytes(graph)
 
 
 class Deciding(nn.Module):

@@ -71,5 +71,5 @@ def test_each_missed_bound_is_told() -> None:
 
 def test_bounds_are_the_specs_or_the_precisions() -> None:
     assert bounds(OnnxSpec(kind="onnx")) == (1e-2, 0.999, 0.9)
-    assert bounds(OnnxSpec(kind="onnx", precision="int4", max_abs=2.0, min_written=0.1)) == (2.0, 0.75, 0.1)
+    assert bounds(OnnxSpec(kind="onnx", precision="int4", max_abs=2.0, min_written=0.1)) == (2.0, 0.6, 0.1)
     assert bounds(GGUFSpec(kind="gguf", precision="q8_0", min_agreement=0.5)) == (None, 0.5, None)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from language_parts import make
 from torch.nn import functional
 
 import attar
@@ -22,7 +23,6 @@ from attar.tasks.causal_lm import CausalLM
 from attar.tasks.vocabularies import shared_outputs
 from attar.training.rows import Batch, LiveTeacher, TrainingRows
 from attar.training.train import make_trainer
-from run.test_language import make
 from tiny_causal import tiny_causal
 from tiny_language import TEXTS, save_language_model, tiny_bpe, tiny_llama
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from language_parts import make
 from run_parts import make as make_classifier
 from transformers import AutoModelForCausalLM
 
 import attar
 from attar.errors import PlanError
-from run.test_language import make
 
 STUDENT = {"kind": "from_teacher", "layers": 2, "vocabulary": {"keep": "all"}, "lora": {"rank": 4, "alpha": 16.0}}
 TRAINING = {"epochs": 3, "batch_size": 8, "learning_rate": 0.02, "evaluations": 2}

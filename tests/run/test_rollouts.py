@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from language_parts import STUDENT, make
+
 import attar
-from run.test_language import STUDENT, make
 
 
 def test_a_student_learns_from_what_it_writes(tmp_path: Path) -> None:

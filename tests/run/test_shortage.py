@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from language_parts import make
 
 import attar
 from attar.cli import main
@@ -16,7 +17,6 @@ from attar.errors import EXIT_CODES, OutOfMemory
 from attar.facts import TrainingFacts
 from attar.recipe.load import load_recipe
 from attar.shortage import advice_for, enough_memory, ran_out
-from run.test_language import make
 
 CPU = "[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
 CUDA = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.1 GiB"

@@ -23,7 +23,7 @@ from attar.errors import PlanError, RecipeError
 from attar.evaluation.generate import complete
 from attar.export.gguf import write_gguf
 from attar.fine_tuning import tune_teacher
-from attar.finished import answer
+from attar.finished import answer, score_on
 from attar.recipe import Recipe
 from attar.recipe.load import load_recipe
 from attar.tasks.causal_lm import CausalLM
@@ -107,6 +107,8 @@ def test_a_specialist_is_fine_tuned_distilled_and_judged_by_what_it_writes(tmp_p
         except ValueError:
             pass
     assert quality.student == pytest.approx(right / len(rows))
+    elsewhere = score_on(tmp_path / "out", str(tmp_path / "rows"))
+    assert (elsewhere["metric"], elsewhere["value"]) == ("exact_match", pytest.approx(right / len(rows)))
     (file,) = facts.artifacts
     assert file.quality is not None
     assert 0 <= file.quality <= 1

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from language_parts import STUDENT, make
 
 import attar
 from attar.errors import PlanError, StoreError
 from attar.recipe.load import load_recipe
 from attar.run import label_only
 from attar.teachers.store import show
-from run.test_language import STUDENT, make
 from tiny_language import TEXTS, save_language_model, tiny_bpe, tiny_llama
 
 SHORT = {"max_steps": 4, "batch_size": 8, "learning_rate": 0.01, "control": False, "evaluations": 1}

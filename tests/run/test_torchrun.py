@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from language_parts import make as make_language
 from run_parts import make
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -21,7 +22,6 @@ import attar
 from attar.cli import main
 from attar.facts import RunFacts
 from attar.training.callbacks import Schedule
-from run.test_language import make as make_language
 
 pytestmark = pytest.mark.slow
 TESTS = Path(__file__).parents[1]

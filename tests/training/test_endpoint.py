@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from attar.errors import TrainingError
 from attar.recipe.objectives import HardLabelsSpec
 from attar.recipe.rollouts import RolloutsSpec
 from attar.training.endpoint import Kept
 from training.parts import same_bits
-from training.rollout_parts import REVERSE, first_step, rollouts, trained, trainer_of
+from training.rollout_parts import REVERSE, first_step, rollouts, student, trained, trainer_of
 from training.served import NAME, Served, serving
 from training.test_rollouts import answers_in
 
@@ -42,6 +43,12 @@ def test_ids_go_out_and_in_and_are_labels(tmp_path: Path, server: Served) -> Non
     assert sample["labels"].tolist() == told
     assert sample["counts"] == {"reverse_kl": len(told), "hard_labels": len(told)}
     assert answers_in(sample, "view", "view_positions") == answers_in(sample)
+
+
+def test_labels_alone_learn_from_a_served_teacher(tmp_path: Path, server: Served) -> None:
+    """Kim & Rush: no teacher is asked for scores."""
+    before, (after, _) = student().state_dict(), trained(tmp_path, HARD, written=spec(server), max_steps=2)
+    assert any(not torch.equal(value, after[name]) for name, value in before.items())
 
 
 def test_a_dead_server_is_told_and_what_it_wrote_is_kept(tmp_path: Path, server: Served) -> None:

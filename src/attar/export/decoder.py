@@ -128,12 +128,12 @@ def _share(graph: Graph) -> None:
         values = package.numpy_helper.to_array(table)
         for head in (one for one in heads if list(one.dims) == wanted and len(wanted) == 2):
             if np.array_equal(package.numpy_helper.to_array(head), values.T):
-                gather_columns(graph, node, head.name)
+                _gather_columns(graph, node, head.name)
                 body.initializer.remove(table)
                 break
 
 
-def gather_columns(graph: Graph, node: Any, weight: str) -> None:
+def _gather_columns(graph: Graph, node: Any, weight: str) -> None:
     """Make a Gather of rows one of the columns of `weight` [D, V], put back into rows."""
     helper, at = onnx().helper, list(graph.graph.node).index(node)
     columns = f"{node.output[0]}_columns"

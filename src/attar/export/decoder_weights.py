@@ -1,8 +1,8 @@
-"""A decoder's weights in 8 or 4 bits, embeddings too; where they are the head's, they stand in the file once.
+"""A decoder's weights in blocks of 32 numbers of 8 or 4 bits, embeddings too; those of the head stand there once.
 
-int8: one scale and zero point a column of each matrix, inputs quantized as they come (onnxruntime's dynamic quantizer).
-int4: one scale and zero point for 32 numbers (onnxruntime's MatMulNBits quantizer). Shape letters: V tokens of the
-vocabulary, D width of an embedding, B blocks of a column.
+This file owns onnxruntime's MatMulNBits quantizer: one scale for 32 numbers of a column, rounded to the nearest. In
+int4 embeddings and head keep 8 bits. Dynamic int8, one scale a column and one for all inputs of a product, does not do
+for language models: docs/onnx.md has the figures. Shape letters: V tokens of the vocabulary, D width of an embedding.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attar.errors import ExportError, MissingExtra
-from attar.export.decoder import gather_columns
 from attar.export.graph import Graph, clone, float_weights, onnx, weight_bytes
-from attar.export.quantize import check_share, dynamic
+from attar.export.quantize import check_share
 from attar.export.quiet import quiet, reason
 
 BLOCK = 32
-"""Numbers that share a scale in int4."""
+"""Numbers that share a scale."""
 _ACCURACY = 4
 """onnxruntime's level: inputs are rounded to int8, block by block."""
 _DOMAIN = "com.microsoft"
@@ -31,21 +30,19 @@ Array = NDArray[Any]
 def shrink(graph: Graph, precision: Literal["int8", "int4"]) -> tuple[Graph, str]:
     """The quantized graph of `trace_decoder`, and how it was made. Raises ExportError, MissingExtra."""
     weights, before = float_weights(graph), weight_bytes(graph, "FLOAT")
-    if precision == "int8":
-        small = dynamic(graph, ["MatMul", "Gemm"])
-        for node in _gathers(small):
-            _gather_int8(small, node)
-        _drop_unused(small)
-        check_share(precision, before, 4 * weight_bytes(small, "INT8", "UINT8"), weights)
-        return small, "dynamic int8, embeddings too"
     small = clone(graph)
     _split_gemms(small)
-    quantizer = _block_quantizer(small)
+    if precision == "int4":
+        weighty = {one.name for one in small.graph.initializer if len(one.dims) == 2}
+        products = [one for one in small.graph.node if one.op_type == "MatMul" and one.input[1] in weighty]
+        _quantize(small, 4, besides=[one.name for one in products[-1:]])  # the last one is the head
+    quantizer = _quantize(small, 8)
     for node in _gathers(small):
-        _gather_int4(small, node, quantizer)
+        _gather_blocks(small, node, quantizer)
     _drop_unused(small)
     check_share(precision, before, before - weight_bytes(small, "FLOAT"), weights)
-    return small, f"int4 in blocks of {BLOCK}, embeddings too"
+    how = f"{precision} in blocks of {BLOCK}"
+    return small, f"{how}, embeddings and head in int8" if precision == "int4" else f"{how}, embeddings too"
 
 
 def _gathers(graph: Graph) -> list[Any]:
@@ -54,59 +51,27 @@ def _gathers(graph: Graph) -> list[Any]:
     return [node for node in graph.graph.node if node.op_type == "Gather" and node.input[0] in weights]
 
 
-def _gather_int8(graph: Graph, node: Any) -> None:
-    """Gather bytes of columns, then scale them: (q - zero point) * scale."""
-    name = node.input[0]
-    if _axis(node) == 0:  # embeddings of their own; else the head's columns are quantized already
-        values = _values(graph, name).T
-        least, most = np.minimum(values.min(0), 0.0), np.maximum(values.max(0), 0.0)
-        scale = np.where(most > least, (most - least) / 255, 1.0).astype(np.float32)
-        zero = np.round(-least / scale).clip(0, 255)
-        whole = np.round(values / scale + zero).clip(0, 255).astype(np.uint8)
-        _add(graph, f"{name}_quantized", whole)
-        _add(graph, f"{name}_scale", scale)
-        _add(graph, f"{name}_zero_point", zero.astype(np.uint8))
-        gather_columns(graph, node, f"{name}_quantized")
-    else:
-        node.input[0] = f"{name}_quantized"
-    helper, body = onnx().helper, graph.graph
-    first = next(one for one in body.node if one.op_type == "Gather" and one.input[0] == f"{name}_quantized")
-    ids, out, columns = first.input[1], first.output[0], f"{first.output[0]}_quantized"
-    first.output[0] = columns
-    made = [
-        helper.make_node("Gather", [f"{name}_scale", ids], [f"{out}_scale"], axis=0),
-        helper.make_node("Gather", [f"{name}_zero_point", ids], [f"{out}_zero"], axis=0),
-        helper.make_node("Cast", [columns], [f"{out}_q"], to=1),
-        helper.make_node("Cast", [f"{out}_zero"], [f"{out}_z"], to=1),
-        helper.make_node("Sub", [f"{out}_q", f"{out}_z"], [f"{out}_whole"]),
-        helper.make_node("Mul", [f"{out}_whole", f"{out}_scale"], [out]),
-    ]
-    at = list(body.node).index(first) + 1
-    for offset, one in enumerate(made):
-        body.node.insert(at + offset, one)
-
-
-def _gather_int4(graph: Graph, node: Any, quantizer: Any) -> None:
-    """Gather rows of blocks and scale them, by onnxruntime's own operator."""
+def _gather_blocks(graph: Graph, node: Any, quantizer: Any) -> None:
+    """Gather rows of blocks of 8 bits and scale them, by onnxruntime's own operator."""
     helper, body, name = onnx().helper, graph.graph, node.input[0]
-    last, shared = node, _axis(node) == 1
+    last, shared = node, _axis(node) == 1  # columns of the head, which is quantized already
     if shared:
         last = next(one for one in body.node if one.op_type == "Transpose" and one.input[0] == node.output[0])
         width = _dims(graph, name)[0]
     else:
         width = _dims(graph, name)[1]
-        packed, scales, zeros = quantizer.qbits_block_quant(np.ascontiguousarray(_values(graph, name).T))
-        for suffix, values in (("Q4", packed), ("scales", scales), ("zero_points", zeros)):
-            _add(graph, f"{name}_{suffix}", values)
-    count, blocks, half = _dims(graph, f"{name}_Q4")
-    _add(graph, f"{name}_rows", np.array([count, blocks * half], np.int64))
+        packed, scales, _ = quantizer.qbits_block_quant(np.ascontiguousarray(_values(graph, name).T))
+        _add(graph, f"{name}_Q8", packed)
+        _add(graph, f"{name}_scales", scales)
+    count, blocks, _ = _dims(graph, f"{name}_Q8")
+    _add(graph, f"{name}_rows", np.array([count, blocks * BLOCK], np.int64))
     out, wide = last.output[0], blocks * BLOCK != width
     whole = f"{out}_blocks" if wide else out
     made = [
-        helper.make_node("Reshape", [f"{name}_Q4", f"{name}_rows"], [f"{out}_packed"]),
+        helper.make_node("Reshape", [f"{name}_Q8", f"{name}_rows"], [f"{out}_packed"]),
         helper.make_node(
-            "GatherBlockQuantized", [f"{out}_packed", node.input[1], f"{name}_scales", f"{name}_zero_points"], [whole],
-            domain=_DOMAIN, bits=4, block_size=BLOCK, gather_axis=0, quantize_axis=1,
+            "GatherBlockQuantized", [f"{out}_packed", node.input[1], f"{name}_scales"], [whole],
+            domain=_DOMAIN, bits=8, block_size=BLOCK, gather_axis=0, quantize_axis=1,
         ),
     ]  # fmt: skip
     if wide:
@@ -121,18 +86,21 @@ def _gather_int4(graph: Graph, node: Any, quantizer: Any) -> None:
         body.node.insert(at + offset, one)
 
 
-def _block_quantizer(graph: Graph) -> Any:
-    """Quantize all matrices of the graph in place; returns what quantized them, for single tables."""
+def _quantize(graph: Graph, bits: int, besides: list[str] | None = None) -> Any:
+    """Quantize matrices of the graph in place; returns what quantized them, for single tables.
+
+    `besides`: names of products that are left as they are.
+    """
     module = _nbits()
     config = module.DefaultWeightOnlyQuantConfig(
-        block_size=BLOCK, is_symmetric=False, accuracy_level=_ACCURACY, op_types_to_quantize=("MatMul",)
+        block_size=BLOCK, is_symmetric=True, bits=bits, accuracy_level=_ACCURACY, op_types_to_quantize=("MatMul",)
     )
     try:
         with quiet():
-            module.MatMulNBitsQuantizer(graph, algo_config=config).process()
+            module.MatMulNBitsQuantizer(graph, algo_config=config, nodes_to_exclude=besides).process()
     except Exception as error:  # the quantizer raises whatever its own parts raise
         raise ExportError(
-            f"ONNX int4: the quantizer failed ({reason(error)}). Use `precision: int8` for this student."
+            f"ONNX int{bits}: the quantizer failed ({reason(error)}). Use `precision: fp16` for this student."
         ) from error
     return module.DefaultWeightOnlyQuantizer(config)
 

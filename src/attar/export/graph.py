@@ -96,6 +96,7 @@ def export_module(
     finally:
         for part, training in modes.items():
             part.training = training
+    _fold(graph)
     _strip(graph)
     return graph
 
@@ -167,6 +168,20 @@ def _count(dims: Any) -> int:
     for size in dims:
         total *= int(size)
     return total
+
+
+def _fold(graph: Graph) -> None:
+    """Turn round the matrices that the graph would turn round at each call: the exporter folds small ones only, and a
+    quantizer passes over the others.
+    """
+    helper, body = onnx().numpy_helper, graph.graph
+    weights = {one.name: one for one in body.initializer if len(one.dims) == 2}
+    for node in [node for node in body.node if node.op_type == "Transpose" and node.input[0] in weights]:
+        values = helper.to_array(weights[node.input[0]])
+        body.initializer.append(helper.from_array(values.T.copy(), node.output[0]))
+        body.node.remove(node)
+        if not any(node.input[0] in other.input for other in body.node):
+            body.initializer.remove(weights.pop(node.input[0]))
 
 
 def _strip(graph: Graph) -> None:

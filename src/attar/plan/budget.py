@@ -7,8 +7,8 @@ from attar.plan.notes import Notes
 from attar.plan.result import ModelPlan, Size
 from attar.recipe import Recipe
 
-BYTES = {"fp32": 4.0, "fp16": 2.0, "f16": 2.0, "int8": 1.0, "q8_0": 34 / 32, "q4_0": 18 / 32, "int4": 20.5 / 32}
-"""Bytes a parameter, by precision; 32 numbers share two bytes in GGUF's blocks, and four and a half in ONNX's."""
+BYTES = {"fp32": 4.0, "fp16": 2.0, "f16": 2.0, "int8": 1.0, "q8_0": 34 / 32, "q4_0": 18 / 32, "int4": 20 / 32}
+"""Bytes a parameter, by precision; 32 numbers share two bytes in GGUF's blocks, and four in ONNX's."""
 
 
 def check_budget(recipe: Recipe, teacher: ModelPlan, student: ModelPlan, notes: Notes) -> tuple[BudgetFacts, ...]:

@@ -143,7 +143,7 @@ def _onnx(spec: OnnxSpec, number: int, recipe: Recipe, notes: Notes, *, is_langu
     if is_language and spec.calibration_rows != OnnxSpec.model_fields["calibration_rows"].default:
         notes.problem(
             ("export", number, "calibration_rows"),
-            "a language model's int8 is dynamic and its int4 by weights alone: nothing is calibrated. Remove it.",
+            "a language model is quantized by its weights alone: nothing is calibrated. Remove it.",
         )
 
 

@@ -43,7 +43,8 @@ class OnnxSpec(Spec):
 
     kind: Literal["onnx"]
     precision: Literal["fp32", "fp16", "int8", "int4"] = Field(
-        default="fp32", description="int8 and int4 quantize embeddings too; fp16 and int4 are for language models."
+        default="fp32",
+        description="int8 quantizes embeddings too (int4 leaves them 8 bits); fp16 and int4 are for language models.",
     )
     max_abs: Rate | None = Field(
         default=None, description="Parity bound on logits against the checkpoint; absent: by precision."
