@@ -19,7 +19,6 @@ from datasets import Dataset, load_dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from attar.hashing import hash_bytes
 from attar.recipe.sources import find_source
 from attar.recipe.student import FromTeacherSpec, VocabularySpec
 from attar.recipe.targets import SAMPLED
@@ -84,7 +83,7 @@ def prepare(place: Path, size: Size, *, quick: bool) -> dict[str, Any]:
     for name, some in rows.items():
         made = encoded(some)
         label_tokens(
-            teacher, task, {name: (made, keys_of(made))}, form_of(SAMPLED), place / name,
+            teacher, task, {name: (made, sequence_keys(made))}, form_of(SAMPLED), place / name,
             {"targets": written_by(SAMPLED)},
         )  # fmt: skip
     (place / "rows.json").write_text(json.dumps({name: [asdict(row) for row in some] for name, some in rows.items()}))
@@ -139,15 +138,10 @@ def encoded(rows: list[Row]) -> Sequences:
     )
 
 
-def keys_of(rows: Sequences) -> list[str]:
-    """A key of each row's content, by which a store finds it."""
-    return sequence_keys([hash_bytes(ids.tobytes()) for ids in rows.inputs["input_ids"]], rows)
-
-
 def stored(place: Path, name: str, rows: Sequences) -> SignalReader:
     """What the store of `prepare` holds of these rows."""
     (folder,) = (place / name / "signals").iterdir()
-    return open_store(folder, TokenStore).token_reader(keys_of(rows), rows.labels)
+    return open_store(folder, TokenStore).token_reader(sequence_keys(rows))
 
 
 def _blocks(tokenizer: Any, size: Size, *, quick: bool) -> list[Row]:
