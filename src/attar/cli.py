@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attar.cli_store import store_app
 from attar.errors import EXIT_CODES, AttarError, BudgetMissed, OutOfMemory, RecipeError
 from attar.version import __version__
 
@@ -32,7 +33,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-store_app = typer.Typer(help="Look after stored teacher signals.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(store_app, name="store")
 
 _INTERRUPTED = 130
@@ -277,34 +277,6 @@ def push(
     from attar.report.push import push as upload
 
     _print(upload(run_folder, repo, private=private))
-
-
-@store_app.command("verify")
-def store_verify(path: Annotated[Path, typer.Argument(help="The store's folder.")]) -> None:
-    """Check every shard against its checksum."""
-    from attar.errors import StoreError
-    from attar.teachers.store import verify
-
-    if problems := verify(path):
-        raise StoreError("\n".join([*problems, f"next: attar store prune {path}, then label again"]))
-    _print(f"{path}: sound")
-
-
-@store_app.command("prune")
-def store_prune(path: Annotated[Path, typer.Argument(help="The store's folder.")]) -> None:
-    """Remove damaged shards, so that labelling again makes only those."""
-    from attar.teachers.store import prune
-
-    removed = prune(path)
-    _print("\n".join([*(f"removed {name}" for name in removed), f"{path}: {len(removed)} shards removed"]))
-
-
-@store_app.command("show")
-def store_show(path: Annotated[Path, typer.Argument(help="The store's folder.")]) -> None:
-    """Print what a store holds and what shaped it."""
-    from attar.teachers.store import show
-
-    _print(json.dumps(show(path), indent=2, ensure_ascii=False))
 
 
 def main() -> None:

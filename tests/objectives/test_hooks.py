@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -181,13 +181,20 @@ def test_trap_an_output_that_is_changed_in_place_was_kept_before() -> None:
     torch.testing.assert_close(model.query.bias.grad, torch.full((4,), 6.0))
 
 
+@pytest.fixture
+def one_process() -> Iterator[Any]:
+    """A process group of this process alone, gone afterwards."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield torch.distributed.group.WORLD
+    torch.distributed.destroy_process_group()
+
+
 @quiet_dynamo
-def test_trap_wrappers_are_seen_through() -> None:
+def test_trap_wrappers_are_seen_through(one_process: Any) -> None:
     model = bert()
     wanted = Wanted(hidden=(HiddenKey(2, "mean"),), attention=(KEY,))
     expected = ask(model, TEXTS, wanted)
-    one = _one_process()
-    wrapped = nn.parallel.DistributedDataParallel(model, process_group=one)
+    wrapped = nn.parallel.DistributedDataParallel(model, process_group=one_process)
     compiled = torch.compile(copy.deepcopy(model), backend="eager")
     compiled(**TEXTS)  # compiled code exists before the hooks do
     inner = copy.deepcopy(model)
@@ -258,10 +265,3 @@ def test_a_feature_map_is_asked_for_as_it_is() -> None:
     assert signals.mask is None
     with pytest.raises(TeacherError, match=r"\[3, 5, 16\] is no feature map"):
         ask(tiny_image_model(["a", "b"], "vit"), IMAGES, Wanted(hidden=(HiddenKey(1, "map"),)))
-
-
-def _one_process() -> Any:
-    store = torch.distributed.HashStore()
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    return torch.distributed.group.WORLD

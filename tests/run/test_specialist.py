@@ -169,7 +169,8 @@ here.tune_teacher = lambda *given: tune_teacher(*given, progress=lambda *_: None
 from attar.recipe.load import load_recipe
 fine_tuned(load_recipe(Path({str(tmp_path / "recipe.yaml")!r})), Path({str(tmp_path / "cut")!r}))
 """
-    done = subprocess.run([sys.executable, "-c", killed], env=dict(os.environ), capture_output=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", killed], env=environment, capture_output=True, check=False)
     assert done.returncode == -9, done.stderr
     assert (tmp_path / "cut.checkpoints").is_dir()
     seen: list[int] = []
