@@ -98,7 +98,7 @@ export class Answers {
       return h("td", {}, h("span", { class: "track", "aria-hidden": true }, fillUp), h("span", { class: "number" }, percent(values[label]!)));
     };
     const first = own !== null && this.page.problem === "single_label" && best(own) === label;
-    return h("tr", { class: first ? "first" : null }, h("th", { scope: "row" }, this.page.labels[label]!), cell(own, "student"), cell(theirs, "teacher"));
+    return h("tr", { class: first ? "first" : null }, h("th", { scope: "row" }, broken(this.page.labels[label]!)), cell(own, "student"), cell(theirs, "teacher"));
   }
 
   private fillCosts(shown: Shown, student: Student, loaded: Loaded, threads: number): void {
@@ -128,4 +128,9 @@ export class Answers {
     clearTimeout(this.timer);
     this.timer = window.setTimeout(() => (this.live.textContent = text), QUIET);
   }
+}
+
+/** A label that may break behind its underscores. */
+function broken(label: string): (string | HTMLElement)[] {
+  return label.split(/(?<=_)/).flatMap((part, at) => (at === 0 ? [part] : [h("wbr"), part]));
 }

@@ -38,7 +38,7 @@ export class Input {
       const shown =
         sample.row.image != null
           ? h("img", { src: sample.row.image, alt: "", class: "pixels" })
-          : [sample.row.text, sample.row.pair].filter((part) => part != null).join(" / ");
+          : h("span", {}, [sample.row.text, sample.row.pair].filter((part) => part != null).join(" / "));
       const label = sample.row.image != null ? `Sample ${at + 1}${sample.truth === null ? "" : `: ${sample.truth}`}` : null;
       return h("button", { type: "button", "aria-label": label, onclick: () => void this.take(sample) }, shown);
     });

@@ -2,7 +2,7 @@
 import "./style.css";
 import { fill, h } from "./element";
 import { list } from "./list";
-import { Run } from "./run";
+import { Run, warmUp } from "./run";
 import { address, told, type Page, type Runs } from "./told";
 
 const page = document.querySelector("#page")!;
@@ -13,6 +13,8 @@ async function go(): Promise<void> {
   shown?.end();
   shown = null;
   const [, name = "", what = ""] = location.hash.split("/").map(decodeURIComponent);
+  const asked = name === "" ? null : told<Page>(address(name, "page.json"));
+  asked?.catch(() => undefined); // told below, if this run is shown
   try {
     const found = await runs;
     const only = found.runs.length === 1 ? found.runs[0]!.name : "";
@@ -23,7 +25,7 @@ async function go(): Promise<void> {
     else {
       const refused = found.runs.find((one) => one.name === chosen)?.problem;
       if (refused != null) throw new Error(refused);
-      shown = new Run(await told<Page>(address(chosen, "page.json")), found.gpu);
+      shown = new Run(await (asked ?? told<Page>(address(chosen, "page.json"))), found.gpu);
       frame(chosen, what, found, shown.element);
     }
   } catch (error) {
@@ -59,4 +61,5 @@ function report(name: string): HTMLElement {
 }
 
 window.addEventListener("hashchange", () => void go());
+if (!location.hash.endsWith("/report")) warmUp();
 void go();

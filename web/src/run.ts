@@ -8,6 +8,15 @@ import { lacking, Student, threadsHere, type Device } from "./student";
 import { address, told, type Page, type Row, type Said, type Sample, type Samples, type Student as Told } from "./told";
 
 const PATIENCE = 250;
+/** A worker that compiles the runtime while the page is told of its runs; the first student of one thread takes it. */
+let warmed: Student | null = null;
+
+export function warmUp(): void {
+  if (lacking() !== null) return;
+  warmed = new Student("wasm");
+  warmed.warm(1).catch(() => undefined); // told when the student is loaded
+}
+
 /** A smaller model is answered sooner by one thread than shared among several. */
 const WORTH_THREADS = 8e6;
 
@@ -52,7 +61,9 @@ export class Run {
   /** Load the chosen file in a fresh worker. */
   private start(): void {
     this.student?.end();
-    this.student = new Student(this.device);
+    const ready = this.device === "wasm" && this.threads === 1 ? warmed : null;
+    if (ready !== null) warmed = null;
+    this.student = ready ?? new Student(this.device);
     this.answers.say("The student is on its way …");
     const base = new URL(address(this.page.name, ""), document.baseURI).href;
     this.loaded = this.student.load(this.told, base, this.threads);

@@ -47,6 +47,11 @@ export class Student {
     return this.question((id) => ({ id, load: told, base, threads }));
   }
 
+  /** Compile the runtime for so many threads, before it is known which student comes. */
+  warm(threads: number): Promise<Timed> {
+    return this.question((id) => ({ id, warm: threads }));
+  }
+
   ask(row: Row, pixels?: Pixels): Promise<Answer> {
     return this.question((id) => ({ id, ask: { row, pixels } }));
   }
