@@ -111,13 +111,17 @@ class Needs(NamedTuple):
 
 
 class Gradients:
-    """Gradients of a head's parts, summed up block by block; weight and bias in the arithmetic's precision."""
+    """Gradients of a head's parts, summed up block by block, of which there is at least one (it may have no rows);
+    weight and bias in the arithmetic's precision.
+    """
 
     def __init__(self, head: Head, needs: Needs) -> None:
         self._head = head
         self.states = torch.zeros_like(head.states) if needs.states else None
-        self.weight = None if head.weight is None or not needs.weight else _zeros(head.weight)
-        self.bias = None if head.bias is None or not needs.bias else _zeros(head.bias)
+        self.weight = None if head.weight is None or not needs.weight else _empty(head.weight)
+        self._is_empty = True
+        """Whether nothing was added to `weight` yet."""
+        self.bias = None if head.bias is None or not needs.bias else _empty(head.bias).zero_()
 
     def add(self, rows: Rows, states: Tensor, gradient: Tensor) -> None:
         """Add what `gradient` [n, V], of the raw product of `rows`, means for each part."""
@@ -125,7 +129,8 @@ class Gradients:
             weight = self._head.weight
             self.states[rows] = (gradient if weight is None else _product(gradient, weight)).to(self.states.dtype)
         if self.weight is not None:
-            self.weight.addmm_(gradient.t(), states.to(self.weight.dtype))
+            self.weight.addmm_(gradient.t(), states.to(self.weight.dtype), beta=0.0 if self._is_empty else 1.0)
+            self._is_empty = False
         if self.bias is not None:
             self.bias += gradient.sum(0)
 
@@ -146,6 +151,6 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     return arithmetic(left) @ arithmetic(right)
 
 
-def _zeros(like: Tensor) -> Tensor:
+def _empty(like: Tensor) -> Tensor:
     dtype = torch.float64 if like.dtype is torch.float64 else torch.float32
-    return torch.zeros(like.shape, dtype=dtype, device=like.device)
+    return torch.empty(like.shape, dtype=dtype, device=like.device)

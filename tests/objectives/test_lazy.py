@@ -76,8 +76,9 @@ def test_tied_embeddings_add_their_gradients() -> None:
 def test_a_frozen_head_costs_no_weight_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """As with LoRA: no [V, D] gradient is made."""
     made: list[torch.Size] = []
-    zeros = torch.zeros
-    monkeypatch.setattr(torch, "zeros", lambda *a, **k: made.append(zeros(*a, **k).shape) or zeros(*a, **k))
+    for name in ("zeros", "empty"):
+        make = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *a, make=make, **k: made.append(make(*a, **k).shape) or make(*a, **k))
     hidden, weight = draw(N, D, seed=1).requires_grad_(), draw(V, D, seed=2)
     total = reduce_rows(Projection(hidden, weight), [Share(KL, draw(N, V, seed=4), None, N)]).total
     total.backward()

@@ -88,6 +88,8 @@ class _InOnePass(torch.autograd.Function):
         if ctx.gradients is None:
             raise TrainingError("the loss went backward already; evaluate it again (retain_graph keeps nothing here).")
         gradients, ctx.gradients = ctx.gradients, None
+        if outer[0].device.type == "cpu" and outer[0].item() == 1.0:
+            return None, *gradients
         return None, *(None if part is None else part.mul_(outer[0]) for part in gradients)
 
 

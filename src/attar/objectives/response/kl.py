@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attar.objectives.response.derived import divergence, weighed_directions
+from attar.objectives.response.derived import divergence, divergence_of_logits, weighed_directions
 
 _INF = float("inf")
 
@@ -23,8 +23,7 @@ def forward_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     student should rather be right on the teacher's main answer than spread over all of them, `jsd` for what lies
     between, `logit_mse` when the teacher is so sure of itself that its probabilities say little.
     """
-    student, teacher = log_probabilities(student_logits, teacher_logits)
-    return divergence(teacher, student)
+    return divergence_of_logits(teacher_logits.detach(), student_logits)
 
 
 def reverse_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
