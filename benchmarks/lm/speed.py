@@ -48,10 +48,9 @@ Seconds = dict[str, list[float]]
 class Worker:
     """The process of a case; see `speed_worker.py`."""
 
-    def __init__(self, case: str, rows: str, count: int, *, place: Path, size: Size, threads: int) -> None:
-        told = {"case": case, "rows": rows, "count": count, "place": str(place), "size": asdict(size)}
-        self.name, self.count = case, count
-        self._steps = count // size.batch
+    def __init__(self, case: str, rows: str, count: int, batch: int, place: Path, size: Size, threads: int) -> None:
+        told = {"case": case, "rows": rows, "count": count, "batch": batch, "place": str(place), "size": asdict(size)}
+        self.name, self._steps = case, count // batch
         self._process = subprocess.Popen(
             [
                 sys.executable,
@@ -89,10 +88,12 @@ class Worker:
 
 
 class Race:
-    """Cases that take turns on the same rows."""
+    """Cases that take turns on the same `count` rows, `batch` a step."""
 
-    def __init__(self, cases: list[str], rows: str, count: int, size: Size, place: Path, threads: int) -> None:
-        self.workers = {case: Worker(case, rows, count, place=place, size=size, threads=threads) for case in cases}
+    def __init__(
+        self, cases: list[str], rows: str, count: int, batch: int, size: Size, place: Path, threads: int
+    ) -> None:
+        self.workers = {case: Worker(case, rows, count, batch, place, size, threads) for case in cases}
         self.size = size
 
     def __enter__(self) -> Race:
@@ -127,11 +128,11 @@ def whole(size: Size, place: Path, threads: int) -> dict[str, Any]:
     """Every token learned: speed, memory, and what the pieces of a step take alone."""
     bare: list[dict[str, float]] = []
     cases = ["attar live", "attar stored", "trl live", "bare"]
-    with Race(cases, "whole", size.whole, size, place, threads) as race:
+    with Race(cases, "whole", size.whole, size.whole, size=size, place=place, threads=threads) as race:
         found = race.run(bare)
         asks = {name: race.workers[name] for name in ("attar live", "trl live")}
         peaks = interleave({name: lambda w=w: w.ask("memory")["bytes"] for name, w in asks.items()}, size.repeats)
-    learned = size.batch * (size.tokens - 1)
+    learned = size.whole * (size.tokens - 1)
     step = {name: [learned * second for second in found[name]] for name in cases[:3]}
     without = [sum(second for name, second in one.items() if "teacher" not in name) for one in bare]
     return {
@@ -150,7 +151,8 @@ def whole(size: Size, place: Path, threads: int) -> dict[str, Any]:
 
 def masked(size: Size, place: Path, threads: int) -> dict[str, Any]:
     """Chats, of which the answers are learned."""
-    with Race(["attar live", "attar stored", "trl live"], "masked", size.masked, size, place, threads) as race:
+    cases = ["attar live", "attar stored", "trl live"]
+    with Race(cases, "masked", size.masked, size.batch, size=size, place=place, threads=threads) as race:
         found = race.run([])
     return {
         "live_over_trl_masked": entry(found["trl live"], found["attar live"]),
@@ -161,7 +163,8 @@ def masked(size: Size, place: Path, threads: int) -> dict[str, Any]:
 
 def on_policy(size: Size, place: Path, threads: int) -> dict[str, Any]:
     """The student writes the answers of all prompts."""
-    with Race(["attar on-policy", "trl on-policy"], "masked", size.prompts, size, place, threads) as race:
+    cases = ["attar on-policy", "trl on-policy"]
+    with Race(cases, "masked", size.batch, size.batch, size=size, place=place, threads=threads) as race:
         found = race.run([])
     return {
         "on_policy_over_trl": entry(found["trl on-policy"], found["attar on-policy"]),

@@ -1,8 +1,8 @@
 """What `speed.py` measures on: a teacher, a student cut from it, and rows as token ids, all in one folder.
 
 The teacher is SmolLM2-135M-Instruct, read from its GGUF file and saved; the student has 8 of its 30 layers. `whole`
-rows are blocks of gsm8k's text, of which every token but the first is learned. `masked` rows are chats by the teacher's
-template, half of gsm8k and half of self-instruct, of which the answers are learned: less than half of the tokens.
+rows are blocks of gsm8k's text, of which every token but the first is learned. `masked` rows are self-instruct's tasks
+as chats by the teacher's template, of which the answers are learned: less than half of the tokens.
 """
 
 from __future__ import annotations
@@ -49,12 +49,15 @@ class Size:
 
     layers: int = 8
     tokens: int = 256
-    """Of a whole row, and at most of a masked one."""
-    batch: int = 4
+    """Of a whole row."""
+    longest: int = 512
+    """Tokens of a masked row, at most."""
     whole: int = 4
-    """Rows of a pass."""
+    """Rows of a pass, which is one step."""
     masked: int = 16
-    prompts: int = 8
+    """Rows of a pass."""
+    batch: int = 8
+    """Masked rows of a step: as many as have about as many tokens as the whole rows."""
     written: int = 48
     """Tokens of an answer that the student writes, at most."""
     repeats: int = 7
@@ -62,13 +65,13 @@ class Size:
     """Passes that are not counted."""
 
 
-QUICK = Size(layers=1, tokens=24, batch=2, whole=2, masked=4, prompts=2, written=3, repeats=1, warm=1)
+QUICK = Size(layers=1, tokens=24, longest=24, whole=2, masked=4, batch=2, written=3, repeats=1, warm=1)
 
 
 def prepare(place: Path, size: Size, *, quick: bool) -> dict[str, Any]:
     """Write models and rows to `place`, and say what is in them."""
     model, tokenizer = _tiny() if quick else read_gguf(_found(MODEL, "model"))
-    task = CausalLM(CausalLMSpec(kind="causal_lm", messages="messages", max_length=size.tokens))
+    task = CausalLM(CausalLMSpec(kind="causal_lm", messages="messages", max_length=size.longest))
     cut = FromTeacherSpec(
         kind="from_teacher",
         layers=spread_layers(size.layers, model.config.num_hidden_layers),
@@ -155,21 +158,14 @@ def _blocks(tokenizer: Any, size: Size, *, quick: bool) -> list[Row]:
 
 
 def _chats(task: CausalLM, tokenizer: Any, size: Size, *, quick: bool) -> list[Row]:
-    """As many of either text, drawn at random of those that fit."""
-    found: list[Row] = []
-    for pairs in (_made_up(), _made_up()) if quick else (_gsm8k(), _self_instruct()):
-        order = list(pairs)
-        np.random.default_rng(0).shuffle(order)
-        some = [_chat(*pair) for pair in order[: 20 * size.masked]]
-        made = task.encode(Dataset.from_dict({"messages": some}), tokenizer)
-        fits = np.flatnonzero((made.lengths < size.tokens) & (made.labels > 0))[: size.masked // 2]
-        if len(fits) < size.masked // 2:
-            raise SystemExit(f"only {len(fits)} chats have fewer than {size.tokens} tokens.")
-        found += [Row(made.inputs["input_ids"][i].tolist(), made.learned[i].tolist()) for i in fits]
-    learned, tokens = sum(sum(row.learned) for row in found), sum(len(row.ids) for row in found)
-    if 2 * learned > tokens:
+    """Drawn at random of those that fit."""
+    order = list(_made_up() if quick else _self_instruct())
+    np.random.default_rng(0).shuffle(order)
+    made = task.encode(Dataset.from_dict({"messages": [_chat(*pair) for pair in order]}), tokenizer)
+    fits = np.flatnonzero((made.lengths < size.longest) & (made.labels > 0))[: size.masked]
+    if 2 * (learned := made.labels[fits].sum()) > (tokens := made.lengths[fits].sum()):
         raise SystemExit(f"{learned} of {tokens} tokens are learned, but at most half may be.")
-    return [found[i] for i in np.random.default_rng(1).permutation(len(found))]
+    return [Row(made.inputs["input_ids"][i].tolist(), made.learned[i].tolist()) for i in fits]
 
 
 def _chat(prompt: str, answer: str) -> str:

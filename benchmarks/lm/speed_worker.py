@@ -94,7 +94,7 @@ def attar(case: dict[str, Any], turns: InTurn) -> None:
     from attar.training.train import make_trainer
 
     place, size = Path(case["place"]), ground.Size(**case["size"])
-    task = CausalLM(CausalLMSpec(kind="causal_lm", max_length=size.tokens))
+    task = CausalLM(CausalLMSpec(kind="causal_lm", max_length=size.longest))
     tokenizer, student = task.load_processor(place / "teacher"), ground.model_of(place, "student")
     encoded = ground.encoded(ground.rows_of(place, case["rows"])[: case["count"]])
     on_policy = case["case"] == "attar on-policy"
@@ -107,7 +107,7 @@ def attar(case: dict[str, Any], turns: InTurn) -> None:
         teacher = ground.model_of(place, "teacher")
         rows = TrainingRows(encoded, tokenizer, live=LiveTeacher(teacher, encoded, tokenizer, terms.wanted_teacher))
     spec = TrainingSpec(
-        max_steps=STEPS, batch_size=size.batch, learning_rate=RATE, schedule="constant", warmup=0.0, device="cpu",
+        max_steps=STEPS, batch_size=case["batch"], learning_rate=RATE, schedule="constant", warmup=0.0, device="cpu",
         evaluations=1, checkpoints=0, control=False, weight_decay=0.0,
     )  # fmt: skip
     rollouts = RolloutsSpec(fraction=1.0, cold_start=0.0, max_new_tokens=size.written) if on_policy else None
@@ -122,7 +122,7 @@ def attar(case: dict[str, Any], turns: InTurn) -> None:
 def settings(case: dict[str, Any], out: str) -> dict[str, Any]:
     """TrainingArguments of TRL's trainers, set as attar's are."""
     return {
-        "output_dir": out, "max_steps": STEPS, "per_device_train_batch_size": case["size"]["batch"],
+        "output_dir": out, "max_steps": STEPS, "per_device_train_batch_size": case["batch"],
         "learning_rate": RATE, "lr_scheduler_type": "constant", "weight_decay": 0.0, "max_grad_norm": 1.0,
         "bf16": False, "gradient_checkpointing": False, "use_cpu": True, "logging_strategy": "no",
         "save_strategy": "no", "eval_strategy": "no", "report_to": "none", "disable_tqdm": True,
@@ -140,14 +140,14 @@ def gkd(case: dict[str, Any], turns: InTurn) -> None:
     data = [{"prompt": "", "input_ids": row.ids, "completion_mask": [int(one) for one in row.learned]} for row in rows]
     with tempfile.TemporaryDirectory() as out:
         config = GKDConfig(
-            **settings(case, out), lmbda=0.0, beta=0.0, temperature=1.0, max_length=case["size"]["tokens"]
+            **settings(case, out), lmbda=0.0, beta=0.0, temperature=1.0, max_length=case["size"]["longest"]
         )
         trainer = GKDTrainer(
             ground.model_of(place, "student"), ground.model_of(place, "teacher"), config,
             train_dataset=Dataset.from_list(data), processing_class=ground.tokenizer_of(place),
         )  # fmt: skip
         # A step is a batch of as many rows, so a pass over all of them learns the same tokens.
-        learned = sum(sum(row.learned) for row in rows) * case["size"]["batch"] / len(rows)
+        learned = sum(sum(row.learned) for row in rows) * case["batch"] / len(rows)
         turns.tokens = lambda: round(learned * trainer.state.global_step)
         turns.weights = list(trainer.model.parameters())
         trainer.add_callback(turns)
@@ -190,8 +190,8 @@ class Bare:
     """The pieces that a step on `whole` rows cannot do without, each timed alone."""
 
     def __init__(self, case: dict[str, Any]) -> None:
-        place, size = Path(case["place"]), ground.Size(**case["size"])
-        rows = ground.rows_of(place, "whole")[: size.batch]
+        place = Path(case["place"])
+        rows = ground.rows_of(place, "whole")
         self.ids = torch.tensor([row.ids for row in rows])
         self.learned = sum(sum(row.learned) for row in rows)
         self.teacher, self.student = ground.model_of(place, "teacher").eval(), ground.model_of(place, "student").train()
