@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from attar.errors import ExportError, MissingExtra, ParityError
 from attar.evaluation.predict import predict_logits
+from attar.export.classifier import Exported, export_and_check, write_artifact
+from attar.export.exporter import Trained, single_rows, trace_rows
 from attar.export.graph import float_weights, trace_graph, weight_bytes
-from attar.export.onnx import Exported, export_and_check, export_onnx, trace_rows
 from attar.export.quantize import quantize
-from attar.export.runtime import OnnxRunner, single_rows
+from attar.export.runtimes.onnx import OnnxRunner
 from attar.hashing import sha256
 from attar.recipe.outcome import OnnxSpec, WebSpec
 from attar.recipe.task import ImageClassificationSpec, TextClassificationSpec
@@ -43,13 +44,18 @@ class Case:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             self.graph = trace_rows(model, task, processor, self.rows, 20)
+        self.trained = Trained(model, task, processor, self.rows, temperature=1.5, graphs={20: self.graph})
 
-    def export(self, root: Path, spec: OnnxSpec | WebSpec, **changes: object) -> Exported:
+    def untraced(self) -> Trained:
+        return Trained(self.model, self.task, self.processor, self.rows)
+
+    def export(
+        self, root: Path, spec: OnnxSpec | WebSpec, *, trained: Trained | None = None, logits: np.ndarray | None = None
+    ) -> Exported:
         out = root / "export" / f"{spec.kind}-{spec.precision}"
-        options = {"parity_logits": self.logits, "graph": self.graph, **changes}
-        rows = {"calibration": self.rows, "parity": self.rows, "test": self.rows}
+        said = self.logits if logits is None else logits
         return export_and_check(
-            self.model, self.task, self.processor, out, spec, temperature=1.5, root=root, **rows, **options
+            trained or self.trained, out, spec, parity=self.rows, parity_logits=said, test=self.rows, root=root
         )
 
 
@@ -133,10 +139,7 @@ def test_the_folder_holds_all_that_is_needed(text: Case, tmp_path: Path) -> None
 
 
 def test_batch_and_sequence_are_free(text: Case, tmp_path: Path) -> None:
-    runner = OnnxRunner(export_onnx(
-        text.model, text.task, text.processor, tmp_path / "x", FP32, calibration=text.rows, temperature=1.0,
-        graph=text.graph,
-    ))  # fmt: skip
+    runner = write_artifact(text.trained, tmp_path / "x", FP32)
     for size in (1, 3, 7):
         batch = text.task.batch(text.rows, range(size), text.processor)
         np.testing.assert_allclose(runner(batch), text.logits[:size], atol=1e-4)
@@ -176,7 +179,7 @@ def test_a_file_that_misses_its_bound_is_not_handed_over(text: Case, tmp_path: P
 
 def test_a_file_with_other_answers_is_refused(text: Case, tmp_path: Path) -> None:
     with pytest.raises(ParityError, match=r"agreement is 0\.\d+, at least 0.97 is asked"):
-        text.export(tmp_path, INT8, parity_logits=np.roll(text.logits, 1, axis=1))
+        text.export(tmp_path, INT8, logits=np.roll(text.logits, 1, axis=1))
 
 
 class Regression(nn.Module):
@@ -257,7 +260,7 @@ def test_an_absent_package_gives_the_pip_command(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtra, match=r'"onnx.*pip install "attar\[onnx\]"'):
-        text.export(tmp_path, INT8, graph=text.graph if package.startswith("onnxruntime") else None)
+        text.export(tmp_path, INT8, trained=text.trained if package.startswith("onnxruntime") else text.untraced())
 
 
 def test_inputs_of_another_model_are_named(text: Case, tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from attar.errors import ExportError, MissingExtra
 from attar.export.quiet import quiet, reason
+from attar.export.runtimes.base import OUTPUT
 from attar.signals import Wanted, ask
 
 Graph = Any
 """An `onnx.ModelProto`."""
 
-OUTPUT = "logits"
 LARGEST = 2_000_000_000
 """Bytes of a protobuf file."""
 
