@@ -12,12 +12,15 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import assert_never
 
 import numpy as np
 from transformers import PretrainedConfig
 
-from attar.errors import ExportError, ParityError
+from attar.errors import ParityError
+from attar.export.executorch import export_executorch
 from attar.export.exporter import Made, Trained, batches, single_rows, spread
+from attar.export.litert import export_litert
 from attar.export.onnx import export_onnx
 from attar.export.openvino import export_openvino
 from attar.export.parity import check_parity
@@ -25,7 +28,7 @@ from attar.export.runtimes import open_artifact
 from attar.export.runtimes.base import CARD, Runner
 from attar.facts import ArtifactFacts
 from attar.hashing import files_below, sha256
-from attar.recipe.outcome import ClassifierSpec, OnnxSpec, OpenVINOSpec, WebSpec
+from attar.recipe.outcome import ClassifierSpec, ExecuTorchSpec, LiteRTSpec, OnnxSpec, OpenVINOSpec, WebSpec
 from attar.storage import atomic_folder, atomic_write
 from attar.tasks.base import Encoded
 
@@ -143,5 +146,9 @@ def _make(student: Trained, spec: ClassifierSpec, folder: Path) -> Made:
             return export_onnx(student, spec, folder)
         case OpenVINOSpec():
             return export_openvino(student, spec, folder)
+        case LiteRTSpec():
+            return export_litert(student, spec, folder)
+        case ExecuTorchSpec():
+            return export_executorch(student, spec, folder)
         case _:
-            raise ExportError(f"{spec.kind}: not yet.")
+            assert_never(spec)

@@ -21,7 +21,7 @@ SpecT = TypeVar("SpecT", bound=ClassifierSpec, contravariant=True)
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A trained classifier on the CPU, with what an exporter may read."""
+    """A trained classifier in eval mode on the CPU, with what an exporter may read."""
 
     model: nn.Module
     task: Task

@@ -41,6 +41,30 @@ class _Logits(nn.Module):
         return logits
 
 
+class NamedLogits(nn.Module):
+    """A model whose inputs are keywords and whose output is one tensor, as the exporters of devices want it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Logits [N, C]."""
+        logits = ask(self.model, inputs, Wanted()).dense_logits
+        assert logits is not None
+        return logits
+
+
+def is_convolutional(model: nn.Module) -> bool:
+    """Whether most weights are those of convolutions."""
+    sizes = [(isinstance(part, nn.Conv2d), part.weight.numel()) for part in model.modules() if _has_weight(part)]
+    return 2 * sum(size for convolves, size in sizes if convolves) > sum(size for _, size in sizes)
+
+
+def _has_weight(part: nn.Module) -> bool:
+    return isinstance(getattr(part, "weight", None), Tensor)
+
+
 def trace_graph(model: nn.Module, example: Mapping[str, Tensor], opset: int) -> Graph:
     """The graph of `model` in eval mode, fp32. `example`: a batch of at least two rows, named as the model's inputs.
 

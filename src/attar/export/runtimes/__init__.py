@@ -6,13 +6,17 @@ from pathlib import Path
 
 from attar.errors import ExportError
 from attar.export.runtimes.base import Runner
+from attar.export.runtimes.executorch import ExecuTorchRunner
+from attar.export.runtimes.litert import LiteRTRunner
 from attar.export.runtimes.onnx import OnnxRunner
 from attar.export.runtimes.openvino import OpenVINORunner
 
-_RUNNERS: dict[str, type[OnnxRunner | OpenVINORunner]] = {
+_RUNNERS: dict[str, type[OnnxRunner | OpenVINORunner | LiteRTRunner | ExecuTorchRunner]] = {
     "onnx": OnnxRunner,
     "web": OnnxRunner,
     "openvino": OpenVINORunner,
+    "litert": LiteRTRunner,
+    "executorch": ExecuTorchRunner,
 }
 
 

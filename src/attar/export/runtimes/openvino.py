@@ -46,6 +46,8 @@ class OpenVINORunner(Runner):
 
 
 def openvino() -> Any:
-    """The package, without the part that reports each import and conversion to its maker, unasked. Raises MissingExtra."""
-    sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]  # None: cannot be imported
+    """The package, without its part that reports each import and conversion to its maker unasked: None in
+    `sys.modules` is as if that were not installed. Raises MissingExtra.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
     return need("openvino", "openvino", "Running an OpenVINO file")

@@ -21,6 +21,8 @@ KEY = "static"
 class Shapes:
     """What a file of fixed shapes reads, as its card has it."""
 
+    inputs: tuple[str, ...]
+    """Names, in the order of the file's own inputs."""
     length: int | None = None
     """Tokens of a text; None: images, which have one size."""
     fill: dict[str, int] = field(default_factory=dict[str, int])
@@ -33,7 +35,8 @@ class Shapes:
         """From the card in an export's folder. Raises ExportError."""
         file = folder / CARD
         try:
-            return cls(**json.loads(file.read_bytes())[KEY])
+            told = json.loads(file.read_bytes())[KEY]
+            return cls(**{**told, "inputs": tuple(told["inputs"])})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ExportError(f"{file}: does not tell the shapes of the model beside it. Export again.") from error
 
