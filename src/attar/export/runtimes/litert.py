@@ -38,7 +38,8 @@ class LiteRTRunner(Runner):
             ) from error
         given = signature.get_input_details()
         (answer,) = signature.get_output_details().values()
-        self.inputs = list(given)
+        order = [one["index"] for one in self._interpreter.get_input_details()]
+        self.inputs = sorted(given, key=lambda name: order.index(given[name]["index"]))
         self.outputs = [OUTPUT]
         self.classes = int(answer["shape"][-1])
         self._types = {name: one["dtype"] for name, one in given.items()}
