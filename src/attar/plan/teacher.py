@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, cast
 
@@ -42,16 +42,34 @@ class TeacherFound:
     """Of a stored teacher: its signals; None for a live one, which offers logits and every layer."""
     targets: TargetsSpec | None = None
     """Of a language model's stored teacher: what is stored of each token."""
+    members: dict[str, TeacherFound] = field(default_factory=dict[str, "TeacherFound"])
+    """Of several teachers each, by name; what stands above is the first's, but for the plan and the offers."""
+    routed: bool = False
+    """Is each row asked of one of several?"""
 
     @property
     def config(self) -> dict[str, Any]:
         """Its configuration; empty where it is not known."""
         return {} if self.checkpoint is None else self.checkpoint.config
 
+    @property
+    def alone(self) -> tuple[TeacherFound, ...]:
+        """Each of several teachers, or itself."""
+        return tuple(self.members.values()) or (self,)
 
-def look_at_teacher(recipe: Recipe, rows: RowsFound, notes: Notes, python_objects: bool) -> TeacherFound:
-    """What can be seen of the recipe's teacher; problems go to `notes`."""
-    spec = recipe.teacher
+    def flops(self, tokens: float) -> float | None:
+        """Arithmetic of a row; of several teachers that are mixed all of it, of routed ones the mean. None: unknown."""
+        each = [None if one.count is None else one.count.flops(tokens) for one in self.alone]
+        known = [flops for flops in each if flops is not None]
+        if len(known) < len(each):
+            return None
+        return sum(known) / (len(known) if self.routed else 1)
+
+
+def look_at_one(
+    recipe: Recipe, spec: LocalTeacherSpec | StoredTeacherSpec, rows: RowsFound, notes: Notes, python_objects: bool
+) -> TeacherFound:
+    """What can be seen of one teacher; problems go to `notes`, by the places that the recipe's only teacher has."""
     match spec:
         case StoredTeacherSpec():
             return _stored(recipe, spec, rows, notes)
