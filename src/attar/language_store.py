@@ -16,6 +16,7 @@ from attar.hashing import hash_value
 from attar.identity import hash_processor
 from attar.recipe.targets import TargetsSpec
 from attar.recipe.teacher import EnsembleSpec, LocalTeacherSpec, StoredTeacherSpec
+from attar.row_store import told_of_several
 from attar.stages import Nothing, Stages
 from attar.tasks.causal_lm import CausalLM
 from attar.tasks.sequences import Sequences, sequence_keys
@@ -58,6 +59,7 @@ def label_language(
         "targets": written_by(targets),
         "dtype": "float32",
         "batch_tokens": spec.batch_tokens,
+        **told_of_several(ground),
     }
     parts = {"train": splits.train, **({} if splits.transfer is None else {"transfer": splits.transfer})}
     place = ground.out / "store"

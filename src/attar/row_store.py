@@ -53,7 +53,7 @@ def label_rows(
         transfer = {} if splits.transfer is None else {"transfer": splits.transfer}
         parts = {"train": splits.train, **transfer, **parts}
     label_map = None if isinstance(spec, EnsembleSpec) else spec.label_map
-    facts = _facts(task, teacher, ground.fitted, label_map, spec.batch_tokens)
+    facts = {**_facts(task, teacher, ground.fitted, label_map, spec.batch_tokens), **told_of_several(ground)}
     folder = store_folder(teacher, task, wanted, place, facts)
 
     def work() -> Labelled:
@@ -76,6 +76,14 @@ def label_rows(
     outputs = [folder / MANIFEST, *([folder / PROCESSOR] if hasattr(ground.processor, "save_pretrained") else [])]
     ground.truncated = stages.run("signals", shaped_by, outputs, Labelled, work).truncated
     return open_store(folder)
+
+
+def told_of_several(ground: Ground) -> dict[str, Any]:
+    """For a store's facts: names of several teachers, and by which column rows are routed; empty where there is one."""
+    if ground.teacher is None or not ground.teacher.members:
+        return {}
+    route = None if ground.routing is None else ground.routing.by
+    return {"teachers": {"members": list(ground.teacher.members), "route": route}}
 
 
 def _facts(

@@ -12,7 +12,7 @@ import yaml
 from attar.errors import PlanError, RecipeError
 from attar.plan import Plan, make_plan
 from attar.recipe.load import load_recipe, recipe_from
-from attar.recipe.teacher import EnsembleSpec
+from attar.recipe.teacher import EnsembleSpec, ModelSpec
 from plan.samples import plan_of, problems_of, write_model, write_rows
 from plan.test_language import CHATML, TOKENS, write_language_model
 from plan.test_language import recipe as language_recipe
@@ -216,3 +216,14 @@ def test_teachers_that_are_mixed_write_nothing(tmp_path: Path) -> None:
     served = {"source": "vllm", "url": "http://localhost:8000/v1", "model": "served", "fraction": 0.5}
     found = language_problems(tmp_path, teacher=ensemble(members), rollouts=served)
     assert found[0].startswith("rollouts.source: a served teacher is one model")
+
+
+def test_what_the_docs_show_is_valid() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "teachers.md").read_text(encoding="utf-8")
+    shown = [
+        EnsembleSpec.model_validate(yaml.safe_load(part.split("```")[0])["teacher"])
+        for part in text.split("```yaml\n")[1:]
+    ]
+    assert [spec.route is None for spec in shown] == [True, False]
+    fields = set(ModelSpec.model_fields)
+    assert all(f"`{name}`" in text for name in fields)

@@ -250,3 +250,18 @@ def test_a_store_of_several_is_labelled_alone(tmp_path: Path) -> None:
     path.write_text(json.dumps(fields))
     facts = attar.distill(path, tmp_path / "other")
     assert facts.signals.key == folder.name
+
+
+def test_a_store_that_needs_its_teachers_is_refused_elsewhere(tmp_path: Path) -> None:
+    path = write(tmp_path, {"members": classifiers(tmp_path), "route": ROUTE}, topics=True, objectives=KL)
+    bert = {"kind": "from_config", "config": {"model_type": "bert", "hidden_size": 16, "num_attention_heads": 2}}
+    for file, told, change in (
+        (path, 'its rows are routed by "topic"', {"student": bert}),
+        (language(tmp_path / "lm", signals="store"), "they judge the student, too", {}),
+    ):
+        folder = label_only(load_recipe(file), file.parent / "out")
+        teacher = {"kind": "stored", "path": str(folder), "licence": "mit"}
+        file.write_text(json.dumps({**json.loads(file.read_text()), "teacher": teacher, **change}))
+        with pytest.raises(PlanError) as raised:
+            attar.distill(file, tmp_path / "other")
+        assert f"several teachers made this store (alpha, beta), and {told}" in str(raised.value)

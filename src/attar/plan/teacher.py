@@ -281,6 +281,7 @@ def _stored(recipe: Recipe, spec: StoredTeacherSpec, rows: RowsFound, notes: Not
         )
     elif labels and rows.plan.labels and labels != rows.plan.labels:
         notes.warn(path, "its labels stand in another order; if it is refused, give task.labels in the store's order.")
+    _several(recipe, cast("dict[str, Any]", manifest.get("facts") or {}), path, notes)
     about = cast("dict[str, Any]", manifest.get("about") or {})
     facts = cast("dict[str, Any]", about.get("facts") or {})
     widths = {int(layer): int(width) for layer, width in cast("dict[str, int]", about.get("widths") or {}).items()}
@@ -299,6 +300,18 @@ def _stored(recipe: Recipe, spec: StoredTeacherSpec, rows: RowsFound, notes: Not
     )
     targets = stored_targets(spec, manifest, path, notes) if isinstance(recipe.task, CausalLMSpec) else None
     return TeacherFound(plan, vocabulary=vocabulary, offers=offers, targets=targets)
+
+
+def _several(recipe: Recipe, facts: dict[str, Any], path: Path, notes: Notes) -> None:
+    """A store of several teachers serves elsewhere where nobody need ask them again or know how rows are routed."""
+    told = cast("dict[str, Any] | None", facts.get("teachers"))
+    if told and (told.get("route") or isinstance(recipe.task, CausalLMSpec)):
+        why = f'its rows are routed by "{told["route"]}"' if told.get("route") else "they judge the student, too"
+        notes.problem(
+            path,
+            f"several teachers made this store ({listed(told['members'], _SHOWN)}), and {why}. Use teacher.kind: "
+            "ensemble with signals: store.",
+        )
 
 
 def _manifest(folder: FilePath, path: Path, notes: Notes) -> tuple[FilePath, dict[str, Any]] | None:
