@@ -22,9 +22,10 @@ from attar.training.arguments import log_every, total_steps, training_arguments
 from attar.training.callbacks import Bar, Events, JsonLog, Progress, Schedule, curve
 from attar.training.checkpoints import Checkpoints, Mark, load_learned, repeatable
 from attar.training.collate import Collator
-from attar.training.distil import Distil, full_precision_heads, recompute_layers
+from attar.training.distil import Distil, recompute_layers
 from attar.training.gradients import gradient_norms
 from attar.training.packing import packing
+from attar.training.precision import full_precision_heads
 from attar.training.rollouts import make_rollouts, rollout_facts
 from attar.training.rows import Batches, TrainingRows
 from attar.training.trainer import DistilTrainer, Evaluate
