@@ -23,7 +23,7 @@ from attar.page.rows import Asked, Said
 from attar.page.runs import RECIPE
 from attar.recipe import Recipe
 from attar.recipe.load import load_recipe
-from attar.recipe.teacher import LocalTeacherSpec, StoredTeacherSpec
+from attar.recipe.teacher import EnsembleSpec, LocalTeacherSpec, StoredTeacherSpec
 from attar.report.load import load_run
 from attar.signals import Wanted, ask
 from attar.tasks import make_task
@@ -97,6 +97,8 @@ def _teacher(folder: Path, recipe: Recipe, task: Task) -> tuple[LocalTeacher, fl
                     "`teacher.rescore_with`."
                 )
             return found, 1.0
+        case EnsembleSpec():
+            raise TeacherError("several teachers taught this student; the page asks one model. See its report.")
         case LocalTeacherSpec() as spec if spec.fit == "none":
             return load_local(spec, task), 1.0
         case LocalTeacherSpec() as spec:

@@ -76,8 +76,9 @@ class Distil(nn.Module):
     def kept(self, batch: Mapping[str, Any]) -> dict[str, int]:
         """What each term keeps of a micro-batch, the keywords of `forward` without `counts`."""
         met = None if batch.get("meeting") is None else Meeting(**batch["meeting"])
-        labels = cast("Tensor", batch["labels"])
-        return self.terms.kept(labels, len(labels), batch["inputs"].get("attention_mask"), met)
+        labels, inputs = cast("Tensor", batch["labels"]), cast("dict[str, Tensor]", batch["inputs"])
+        texts = len(next(iter(inputs.values())))
+        return self.terms.kept(labels, len(labels), inputs.get("attention_mask"), met, texts=texts)
 
     def _teacher(
         self, signals: dict[str, Any] | None, view: dict[str, Tensor] | None, positions: Tensor | None
