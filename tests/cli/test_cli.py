@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -239,6 +240,34 @@ def test_export_adds_a_file_to_a_finished_run(run_folder: Path) -> None:
         assert (run_folder / "export" / "onnx-int8" / "model.onnx").is_file()
     else:
         assert not (run_folder / "export" / "onnx-int8").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "packages"),
+    [
+        ("openvino-fp32,onnx-fp32", ["openvino"]),
+        pytest.param(
+            "openvino-int8,litert-int8,executorch", ["nncf", "litert_torch", "executorch"], marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_several_files_are_made_at_once_and_asked(run_folder: Path, names: str, packages: list[str]) -> None:
+    absent = [name for name in packages if importlib.util.find_spec(name) is None]
+    if absent:
+        pytest.skip(f"needs {absent[0]}: pip install 'attar[edge]'")
+    done = attar("export", run_folder, "--to", names)
+    made = json.loads((run_folder / "run.json").read_text())
+    refused = {f"{one['kind']}-{one['precision']}" for one in made["refused"]}
+    assert done.returncode == (8 if refused & set(names.split(",")) else 0), done.stderr
+    wanted = [name if "-" in name else f"{name}-fp32" for name in names.split(",") if name not in refused]
+    assert [line.split(":")[0].rsplit("/", 1)[1] for line in done.stdout.splitlines()] == sorted(
+        wanted, key=[f"{a['kind']}-{a['precision']}" for a in made["artifacts"]].index
+    )
+    ours = json.loads(attar("predict", run_folder, "my card number 3 is lost today").stdout)
+    for name in (name for name in wanted if name.endswith("fp32")):
+        asked = attar("predict", run_folder, "my card number 3 is lost today", "--artifact", name)
+        assert asked.returncode == 0, asked.stderr
+        assert json.loads(asked.stdout)["answers"][0]["label"] == ours["answers"][0]["label"]
 
 
 def test_exports_are_named_by_kind_and_precision_or_page(run_folder: Path) -> None:

@@ -15,7 +15,7 @@ from attar.errors import ExportError
 from attar.export.exporter import Made, Trained
 from attar.export.fixed import Rows, fixed_rows
 from attar.export.graph import NamedLogits, is_convolutional
-from attar.export.quiet import quiet, reason
+from attar.export.quiet import reason, silent
 from attar.export.runtimes.base import need
 from attar.export.runtimes.executorch import MODEL
 from attar.export.runtimes.static import KEY
@@ -36,7 +36,7 @@ def export_executorch(student: Trained, spec: ExecuTorchSpec, folder: Path) -> M
     shapes, rows = fixed_rows(student, spec, spec.calibration_rows if spec.precision == "int8" else 1)
     note = "fp32 through XNNPACK"
     try:
-        with quiet(), torch.no_grad():
+        with silent(), torch.no_grad():
             program: Any = torch.export.export(NamedLogits(student.model).eval(), (), dict(rows[0]))
             if spec.precision == "int8":
                 program = _quantized(program, rows)

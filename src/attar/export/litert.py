@@ -13,7 +13,7 @@ from attar.errors import ExportError
 from attar.export.exporter import Made, Trained
 from attar.export.fixed import fixed_rows
 from attar.export.graph import NamedLogits
-from attar.export.quiet import quiet, reason
+from attar.export.quiet import reason, silent
 from attar.export.runtimes.base import need
 from attar.export.runtimes.litert import MODEL
 from attar.export.runtimes.static import KEY
@@ -30,7 +30,7 @@ def export_litert(student: Trained, spec: LiteRTSpec, folder: Path) -> Made:
     shapes, (row,) = fixed_rows(student, spec, 1)
     module = NamedLogits(student.model).eval()
     try:
-        with quiet():
+        with silent():
             content = package.convert(module, sample_kwargs=row).model_content()
     except Exception as error:  # the converter lets errors of every part of it through
         raise ExportError(
@@ -51,7 +51,7 @@ def _quantize(file: Path) -> None:
     recipe = need("ai_edge_quantizer.recipe", "litert", "int8 export to LiteRT")
     before = _float_bytes(file)
     try:
-        with quiet():
+        with silent():
             made: Any = quantizer.Quantizer(bytearray(file.read_bytes()))
             made.load_quantization_recipe(recipe.dynamic_wi8_afp32())
             small = bytes(made.quantize(enable_progress_report=False).quantized_model)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Generator
 
@@ -24,6 +26,28 @@ def quiet() -> Generator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+@contextlib.contextmanager
+def silent() -> Generator[None]:
+    """`quiet`, and what native libraries write to the process's own streams goes nowhere too.
+
+    Known ones: LiteRT tells which delegate it made, ExecuTorch what it cannot load, XLA that its logs start.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    kept = [(place, os.dup(place)) for place in (1, 2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for place, _ in kept:
+            os.dup2(nowhere, place)
+        with quiet():
+            yield
+    finally:
+        for place, copy in kept:
+            os.dup2(copy, place)
+            os.close(copy)
+        os.close(nowhere)
 
 
 def reason(error: BaseException) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attar.errors import ExportError, MissingExtra
-from attar.export.quiet import quiet
+from attar.export.quiet import silent
 
 Array = NDArray[Any]
 Inputs = Mapping[str, Any]
@@ -62,7 +62,7 @@ class Runner(ABC):
 def need(module: str, extra: str, purpose: str) -> Any:
     """An optional package's module, imported in silence. Raises MissingExtra with the pip command."""
     try:
-        with quiet():
+        with silent():
             return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtra(module.split(".")[0], extra, purpose) from error

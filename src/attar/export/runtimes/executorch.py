@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from attar.errors import ExportError
-from attar.export.quiet import quiet, reason
+from attar.export.quiet import reason, silent
 from attar.export.runtimes.base import OUTPUT, Array, Runner, need
 from attar.export.runtimes.static import Shapes
 
@@ -27,7 +27,7 @@ class ExecuTorchRunner(Runner):
         self.runtime = f"executorch {version('executorch')}"
         self._shapes = Shapes.read(folder)
         try:
-            with quiet():
+            with silent():
                 library._unsafe_reset_threadpool(threads)
                 self._method: Any = package.Runtime.get().load_program(folder / MODEL).load_method("forward")
         except Exception as error:  # the runtime raises RuntimeError for all that can go wrong

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from attar.errors import ExportError
-from attar.export.quiet import quiet, reason
+from attar.export.quiet import reason, silent
 from attar.export.runtimes.base import OUTPUT, Array, Runner, need
 from attar.export.runtimes.static import Shapes
 
@@ -27,7 +27,7 @@ class LiteRTRunner(Runner):
         self.runtime = f"litert {version('ai-edge-litert')}"
         self._shapes = Shapes.read(folder)
         try:
-            with quiet():
+            with silent():
                 self._interpreter: Any = package.Interpreter(str(folder / MODEL), num_threads=threads)
                 self._interpreter.allocate_tensors()
                 signature = self._interpreter.get_signature_runner(SIGNATURE)
