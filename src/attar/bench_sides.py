@@ -15,8 +15,9 @@ from attar.data.load import load_data
 from attar.errors import AttarError, ExportError, MissingExtra
 from attar.export.decoding import DecoderRunner
 from attar.export.reference import teacher_file
-from attar.export.runtime import OnnxRunner, graph_in
-from attar.facts import ArtifactFacts, BenchedFacts, RunFacts
+from attar.export.runtimes.onnx import OnnxRunner, graph_in
+from attar.facts import ArtifactFacts, BenchedFacts, ModelFacts, RunFacts
+from attar.facts.bench import Role
 from attar.handover import RECIPE
 from attar.recipe import Recipe
 from attar.recipe.load import load_recipe
@@ -126,7 +127,8 @@ def _teacher_subject(run: Run, teacher: LocalTeacher, inputs: Inputs) -> Subject
 def add_students(run: Run) -> None:
     """Control and student, as their folders have them."""
     facts, quality = run.facts, run.facts.quality
-    for role, known in (("control", facts.control), ("student", facts.student)):
+    roles: list[tuple[Role, ModelFacts | None]] = [("control", facts.control), ("student", facts.student)]
+    for role, known in roles:
         place = run.folder / role
         if known is None:
             continue
@@ -158,14 +160,22 @@ def _file(run: Run, artifact: ArtifactFacts) -> Side:
         )
     )  # fmt: skip
     place = run.folder / artifact.path
-    if artifact.kind not in ("onnx", "web"):
-        side.facts.notes.append(f"not measured: no runtime of {artifact.kind} files is driven here")
+    if artifact.kind == "gguf":
+        side.facts.notes.append("not measured: no runtime of GGUF files is driven here")
         return side
     inputs = run.row(run.task.load_processor(place))
     side.tokens = _tokens(run, inputs)
-    file = graph_in(place)
-    side.subject = Subject("onnx", _fed(run.task, file, inputs), file, dtype=artifact.precision)
+    side.subject = file_subject(run.task, artifact, place, inputs)
     return side
+
+
+def file_subject(task: Task, artifact: ArtifactFacts, place: Path, inputs: Inputs) -> Subject:
+    """How an exported file in its folder `place` is measured on a batch; of any kind but GGUF."""
+    if isinstance(task, CausalLM):
+        file = graph_in(place)
+        return Subject("onnx", _fed(task, file, inputs), file, dtype=artifact.precision)
+    taken = {name: value for name, value in inputs.items() if name in artifact.inputs}
+    return Subject("artifact", taken, place, opens=artifact.kind, dtype=artifact.precision)
 
 
 def _fed(task: Task, file: Path, inputs: Inputs) -> Inputs:

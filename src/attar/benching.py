@@ -89,8 +89,8 @@ def _benched(
     other = {} if theirs is None or facts.name == reference else theirs.batches
     paid = None
     if whole is not None and facts.role in ("student", "file") and 1 in other and 1 in own.batches:
-        amounts = ([Amount.of(one) for one in taken[1].spent] for taken in (other, own.batches))
-        paid = break_even(whole, *amounts, watts=watts, instead_of=str(reference), by=facts.name)
+        spared, spent = ([Amount.of(one) for one in taken[1].spent] for taken in (other, own.batches))
+        paid = break_even(whole, spared, spent, watts=watts, instead_of=str(reference), by=facts.name)
     return facts.model_copy(
         update={
             "runtime": own.runtime,
@@ -108,7 +108,8 @@ def _batch(size: int, own: Taken, other: Taken | None, tokens: int | None, watts
     a_second = size / (own.latency.value / 1000)
     share: Interval | None = None
     if other is not None:
-        share = ratio(*(levels([Amount.of(one) for one in taken.spent]) for taken in (own, other)))
+        ours, theirs = (levels([Amount.of(one) for one in taken.spent]) for taken in (own, other))
+        share = ratio(ours, theirs)
     return BatchFacts(
         batch=size,
         latency=own.latency,

@@ -13,8 +13,7 @@ from attar.bench.flops import count_flops
 from attar.bench.measure import Latencies, latency, median_row
 from attar.bench.process import Subject
 from attar.bench.size import count_params, weight_bytes
-from attar.export.decoding import DecoderRunner
-from attar.export.runtime import graph_in
+from attar.bench_sides import file_subject
 from attar.facts import (
     ArtifactFacts,
     BudgetFacts,
@@ -35,7 +34,6 @@ from attar.judges import Judge, Told
 from attar.recipe.outcome import BudgetSpec, Limit
 from attar.seeds import Seed
 from attar.stages import Stages
-from attar.tasks.causal_lm import CausalLM
 from attar.teachers.fitted import TEACHER
 
 _OFF = "latency: not measured, report.latency is off"
@@ -165,12 +163,8 @@ def _measure(ground: Ground, chosen: Seed) -> Costs:
         if (place / "config.json").is_file():
             subjects[role] = Subject("folder", _arrays(batch), place, task.spec, task.labels)
         if role == "student":
-            for artifact in (one for one in chosen.artifacts if one.kind in ("onnx", "web")):
-                file = graph_in(ground.out / artifact.path)
-                taken = {name: value for name, value in _arrays(batch).items() if name in artifact.inputs}
-                if isinstance(task, CausalLM):
-                    taken = DecoderRunner(file).feed(taken["input_ids"], taken["attention_mask"])
-                subjects[_key(artifact)] = Subject("onnx", taken, file, dtype=artifact.precision)
+            for artifact in (one for one in chosen.artifacts if one.kind != "gguf"):
+                subjects[_key(artifact)] = file_subject(task, artifact, ground.out / artifact.path, _arrays(batch))
     found = latency(subjects) if ground.recipe.report.latency else Latencies(reasons=dict.fromkeys(subjects, _OFF))
     costs.latency.update(found.measured)
     costs.taken.update(found.taken)

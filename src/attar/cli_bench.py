@@ -10,8 +10,6 @@ import typer
 
 from attar.errors import RecipeError
 
-JSON, PAGE = "bench.json", "bench.html"
-
 
 def bench(
     run_folder: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)],
@@ -30,6 +28,7 @@ def bench(
     RUN/bench.html.
     """
     from attar.benching import bench as measured
+    from attar.handover import BENCH, BENCH_PAGE
     from attar.report.bench import lines, render
     from attar.report.load import load_run
     from attar.stages import locked
@@ -42,7 +41,7 @@ def bench(
         facts = measured(
             run_folder, threads=threads, batches=sizes, repeats=repeats, seconds=seconds, say=terminal.say
         )  # fmt: skip
-        place, page = json or run_folder / JSON, run_folder / PAGE
+        place, page = json or run_folder / BENCH, run_folder / BENCH_PAGE
         atomic_write(place, facts.model_dump_json(indent=1))
         atomic_write(page, render(facts))
     sys.stdout.write("\n".join([*lines(facts), f"record: {place}", f"chart: {page}"]) + "\n")

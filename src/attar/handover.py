@@ -18,6 +18,8 @@ from attar.stages import CARD
 from attar.storage import atomic_write, guard
 
 RECIPE, REPORT = "recipe.yaml", "report.html"
+BENCH, BENCH_PAGE = "bench.json", "bench.html"
+"""What `attar bench` writes."""
 STUDENT = "student"
 _CONTROLS = ("control", "control_random")
 
@@ -33,7 +35,7 @@ def write(facts: RunFacts, recipe: Recipe, out: Path) -> None:
 def withdraw(out: Path) -> None:
     """Take back what was said of models that are about to be replaced: a proof never stands beside other weights."""
     with guard(out):
-        for place in (out / RECORD, out / RECIPE, out / REPORT, out / STUDENT / CARD):
+        for place in (*(out / name for name in (RECORD, RECIPE, REPORT, BENCH, BENCH_PAGE)), out / STUDENT / CARD):
             place.unlink(missing_ok=True)
 
 
@@ -52,9 +54,9 @@ def student_files(out: Path) -> dict[str, str]:
     return {f"{STUDENT}/{name}": sha256(out / STUDENT / name) for name in files_below(out / STUDENT, besides=CARD)}
 
 
-def require_exports(facts: RunFacts, out: Path, only: tuple[str, str] | None = None) -> None:
-    """Raise ParityError or ExportError where an export was refused; `only`: look at this kind and precision."""
-    refused = [one for one in facts.refused if only in (None, (one.kind, one.precision))]
+def require_exports(facts: RunFacts, out: Path, only: Collection[tuple[str, str]] | None = None) -> None:
+    """Raise ParityError or ExportError where an export was refused; `only`: look at these kinds and precisions."""
+    refused = [one for one in facts.refused if only is None or (one.kind, one.precision) in only]
     if refused:
         kind = ParityError if all(one.failed == "parity" for one in refused) else ExportError
         raise kind("\n".join([*(one.reason for one in refused), f"All else is finished: {out / REPORT}"]))

@@ -36,7 +36,8 @@ def meter_for(device: str = "cpu") -> Callable[[], Meter]:
 def _nvml(device: str) -> Nvml | None:
     import torch
 
-    return Nvml.find(f"GPU-{torch.cuda.get_device_properties(torch.device(device)).uuid}")
+    properties: Any = torch.cuda.get_device_properties(torch.device(device))
+    return Nvml.find(f"GPU-{properties.uuid}")
 
 
 @dataclass

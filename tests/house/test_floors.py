@@ -15,8 +15,8 @@ FLOORS = [
     {"recipe"},
     {"plan", "data", "logits", "heads", "hooks", "packing", "signals", "identity", "answers", "ranks", "tasks"},
     {"objectives", "teachers", "students", "generation"},
-    {"training", "evaluation", "bench", "export", "governance", "testing"},
-    {"report"},
+    {"training", "evaluation", "export", "governance", "testing"},
+    {"report", "bench"},
     {
         "run",
         "shortage",

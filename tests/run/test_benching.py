@@ -108,7 +108,7 @@ def test_a_file_that_was_edited_is_refused_by_name(run: Path, tmp_path: Path) ->
     other = shutil.copytree(run, tmp_path / "out")
     file = other / "export" / "onnx-fp32" / "model.onnx"
     file.write_bytes(file.read_bytes() + b" ")
-    with pytest.raises(AttarError, match=r"model\.onnx is not as run\.json has it"):
+    with pytest.raises(AttarError, match=r"onnx-fp32: its model is not as run\.json has it"):
         bench(other)
 
 

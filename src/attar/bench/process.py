@@ -34,13 +34,15 @@ class Subject:
     """A model to measure and one batch for it: `inputs` by name, arrays with a first dimension of rows."""
 
     kind: Kind
-    """onnx: a .onnx file; folder: a Transformers (or timm) folder with a head; fitted: a folder of the fitting stage;
-    local: a teacher by its spec."""
+    """artifact: the folder of a classifier's export; onnx: a .onnx file; folder: a Transformers (or timm) folder with a
+    head; fitted: a folder of the fitting stage; local: a teacher by its spec."""
     inputs: Inputs
     path: Path | None = None
     task: TaskSpec | None = None
     labels: tuple[str, ...] = ()
     teacher: LocalTeacherSpec | None = None
+    opens: str = ""
+    """Of an artifact: its kind."""
     dtype: str = "float32"
 
 
@@ -63,6 +65,7 @@ class Worker:
             path=subject.path,
             inputs=self._file(subject.inputs),
             threads=threads,
+            opens=subject.opens,
             task=None if subject.task is None else subject.task.model_dump(mode="json"),
             labels=subject.labels,
             teacher=None if subject.teacher is None else subject.teacher.model_dump(mode="json"),

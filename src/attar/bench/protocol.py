@@ -17,7 +17,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-Kind = Literal["onnx", "folder", "fitted", "local"]
+Kind = Literal["artifact", "onnx", "folder", "fitted", "local"]
 
 
 class Load(BaseModel):
@@ -29,6 +29,8 @@ class Load(BaseModel):
     path: Path | None
     inputs: Path
     threads: int
+    opens: str = ""
+    """Of an artifact: its kind, by which its runtime is found."""
     task: dict[str, JsonValue] | None = None
     labels: tuple[str, ...] = ()
     teacher: dict[str, JsonValue] | None = None

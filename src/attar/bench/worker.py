@@ -1,16 +1,18 @@
 """One model in a process of its own, warm and waiting: `python -m attar.bench.worker`, spoken to as in `protocol`.
 
-An ONNX file is run without importing torch, as it is in production.
+An exported file is run without importing torch where its runtime needs none, as it is in production.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -18,17 +20,33 @@ import numpy as np
 
 from attar.bench.energy import Rapl, read
 from attar.bench.protocol import Load
-from attar.errors import AttarError, MissingExtra
+from attar.errors import AttarError
+from attar.export.runtimes import open_artifact
+from attar.export.runtimes.onnx import open_session
 
 Call = Callable[[], object]
 Inputs = dict[str, np.ndarray]
 Bind = Callable[[Inputs], Call]
 """From a batch to the forward pass of it."""
+_PACKAGES = {
+    "onnx": "onnxruntime",
+    "web": "onnxruntime",
+    "openvino": "openvino",
+    "litert": "ai_edge_litert.interpreter",
+    "executorch": "executorch.runtime",
+}
+"""What each kind of export runs on: imported before the time of loading begins."""
 
 
-def prepare(load: Load) -> tuple[Callable[[], Bind], str]:
-    """Import the runtime; returns what opens the model, and the runtime's name."""
-    return _onnx(load) if load.kind == "onnx" else _torch(load)
+def prepare(load: Load) -> Callable[[], tuple[Bind, str]]:
+    """Import the runtime; returns what opens the model, and names its runtime."""
+    match load.kind:
+        case "artifact":
+            return _artifact(load)
+        case "onnx":
+            return _onnx(load)
+        case _:
+            return _torch(load)
 
 
 def read_inputs(file: Path) -> Inputs:
@@ -66,37 +84,41 @@ def peak_bytes() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _onnx(load: Load) -> tuple[Callable[[], Bind], str]:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtra("onnxruntime", "onnx", "Measuring an ONNX file") from error
-    ort = cast("Any", onnxruntime)
+def _artifact(load: Load) -> Callable[[], tuple[Bind, str]]:
+    with suppress(ImportError):  # who opens the file says how to install it
+        importlib.import_module(_PACKAGES.get(load.opens, "numpy"))
 
-    def opened() -> Bind:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = load.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        session = ort.InferenceSession(str(load.path), options, providers=["CPUExecutionProvider"])
+    def opened() -> tuple[Bind, str]:
+        runner = open_artifact(load.opens, cast("Path", load.path), load.threads)
+        return runner.ready, runner.runtime
+
+    return opened
+
+
+def _onnx(load: Load) -> Callable[[], tuple[Bind, str]]:
+    with suppress(ImportError):
+        importlib.import_module(_PACKAGES["onnx"])
+
+    def opened() -> tuple[Bind, str]:
+        session, runtime = open_session(cast("Path", load.path), load.threads)
         names = [one.name for one in session.get_inputs()]
 
         def bind(inputs: Inputs) -> Call:
             feed = {name: inputs[name] for name in names}
             return lambda: session.run(None, feed)
 
-        return bind
+        return bind, runtime
 
-    return opened, f"onnxruntime {ort.__version__}"
+    return opened
 
 
-def _torch(load: Load) -> tuple[Callable[[], Bind], str]:
+def _torch(load: Load) -> Callable[[], tuple[Bind, str]]:
     import torch
 
     torch.set_num_threads(load.threads)
     load_model = _loader(load)
 
-    def opened() -> Bind:
+    def opened() -> tuple[Bind, str]:
         model = load_model()
 
         def bind(inputs: Inputs) -> Call:
@@ -108,9 +130,9 @@ def _torch(load: Load) -> tuple[Callable[[], Bind], str]:
 
             return call
 
-        return bind
+        return bind, f"torch {torch.__version__}, eager"
 
-    return opened, f"torch {torch.__version__}, eager"
+    return opened
 
 
 def _loader(load: Load) -> Callable[[], Any]:
@@ -177,9 +199,9 @@ class _Served:
         return {"seconds": seconds, "cpu_seconds": spent, "joules": joules}
 
     def _load(self, load: Load) -> dict[str, Any]:
-        opened, runtime = prepare(load)
+        opened, self._first = prepare(load), str(load.inputs)
         start = time.perf_counter()
-        self._bind, self._first = opened(), str(load.inputs)
+        self._bind, runtime = opened()
         self._call(self._first)()
         seconds = time.perf_counter() - start
         gc.collect()

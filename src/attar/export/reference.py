@@ -12,7 +12,7 @@ from attar.errors import ExportError
 from attar.export.decoder import trace_decoder
 from attar.export.decoding import DecoderRunner
 from attar.export.graph import save_graph, trace_graph
-from attar.export.runtime import OnnxRunner
+from attar.export.runtimes.onnx import OnnxRunner
 from attar.hashing import hash_value
 from attar.identity import hash_module
 from attar.storage import atomic_file
@@ -51,6 +51,9 @@ def teacher_file(
             graph = trace_graph(model, task.batch(encoded, some, teacher.processor), _OPSET)
         with atomic_file(file) as partial:
             save_graph(graph, partial, {})
+        for old in folder.glob("teacher-*.onnx"):
+            if old != file:
+                old.unlink()
     with torch.inference_mode():
         theirs = model(**{name: torch.from_numpy(value) for name, value in inputs.items()}).logits.numpy()
     if isinstance(task, CausalLM):
