@@ -29,10 +29,10 @@ from attar.tasks import make_task
 from attar.tasks.base import Encoded, Processor, Task
 from attar.tasks.causal_lm import CausalLM
 from attar.teachers.finished import teacher_of
-from attar.teachers.fitted import TEACHER
+from attar.teachers.fitted import TEACHER as FITTED
 from attar.teachers.local import LocalTeacher
 
-REFERENCE = "teacher, onnxruntime fp32"
+TEACHER, REFERENCE = "teacher", "teacher, onnxruntime fp32"
 
 
 @dataclass
@@ -92,7 +92,7 @@ def add_teachers(run: Run, say: Callable[[str], None]) -> None:
         "role": "teacher", "runtime": None, "bytes": facts.teacher.bytes, "quality": quality.teacher,
         "quality_interval": quality.intervals.get("teacher"),
     }  # fmt: skip
-    own, file = (Side(BenchedFacts(name=name, **known)) for name in ("teacher", REFERENCE))
+    own, file = (Side(BenchedFacts(name=name, **known)) for name in (TEACHER, REFERENCE))
     run.sides += [own, file]
     try:
         teacher, _ = teacher_of(run.folder, run.recipe, run.task)
@@ -116,7 +116,7 @@ def add_teachers(run: Run, say: Callable[[str], None]) -> None:
 
 def _teacher_subject(run: Run, teacher: LocalTeacher, inputs: Inputs) -> Subject:
     task, folder = run.task, teacher.folder
-    if folder is not None and (folder / TEACHER).is_file():
+    if folder is not None and (folder / FITTED).is_file():
         return Subject("fitted", inputs, folder, task.spec, task.labels)
     spec = run.recipe.teacher
     if not isinstance(spec, LocalTeacherSpec):

@@ -4,7 +4,7 @@ onnxruntime too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from attar.account import distilled, levels
 from attar.bench.energy import Amount, break_even, joules_of
 from attar.bench.interleave import ratio
 from attar.bench.matrix import Measured, Taken, measure
-from attar.bench_sides import REFERENCE, Run, Side, add_files, add_students, add_teachers, open_run
-from attar.facts import BatchFacts, BenchedFacts, BenchFacts, Interval
+from attar.bench_sides import REFERENCE, TEACHER, Run, Side, add_files, add_students, add_teachers, open_run
+from attar.facts import BatchFacts, BenchedFacts, BenchFacts, BreakEvenFacts, Interval
 from attar.governance.lineage import machine, package_versions, source_hash
 from attar.hashing import sha256
 from attar.report.load import NAME as RECORD
@@ -51,17 +51,12 @@ def bench(
 
 def _record(run: Run, found: dict[str, Measured], threads: int, repeats: int) -> BenchFacts:
     """Everything in one record, compared with the teacher through onnxruntime, or else as it is."""
-    reference = next((name for name in (REFERENCE, "teacher") if name in found and found[name].batches), None)
+    reference = next((name for name in (REFERENCE, TEACHER) if name in found and found[name].batches), None)
     whole, why = distilled(run.facts)
     notes = [] if why is None else [f"break-even: {why}"]
     if isinstance(run.task, CausalLM):
         notes.append("writing token by token (decode): not measured; one forward pass of a whole text is timed")
-    models = [
-        _benched(
-            run, side, found.get(side.facts.name), None if reference is None else found[reference], reference, whole
-        )
-        for side in run.sides
-    ]
+    models = [_benched(run, side, found, reference, whole) for side in run.sides]
     return BenchFacts(
         run=run.facts.name,
         record=sha256(run.folder / RECORD),
@@ -80,17 +75,13 @@ def _record(run: Run, found: dict[str, Measured], threads: int, repeats: int) ->
 
 
 def _benched(
-    run: Run, side: Side, own: Measured | None, theirs: Measured | None, reference: str | None, whole: Amount | None
+    run: Run, side: Side, found: Mapping[str, Measured], reference: str | None, whole: Amount | None
 ) -> BenchedFacts:
-    facts = side.facts
+    facts, own = side.facts, found.get(side.facts.name)
     if own is None:
         return facts
     watts = run.recipe.report.energy.watts_per_core
-    other = {} if theirs is None or facts.name == reference else theirs.batches
-    paid = None
-    if whole is not None and facts.role in ("student", "file") and 1 in other and 1 in own.batches:
-        spared, spent = ([Amount.of(one) for one in taken[1].spent] for taken in (other, own.batches))
-        paid = break_even(whole, spared, spent, watts=watts, instead_of=str(reference), by=facts.name)
+    other = {} if reference is None or facts.name == reference else found[reference].batches
     return facts.model_copy(
         update={
             "runtime": own.runtime,
@@ -98,10 +89,23 @@ def _benched(
             "batches": [
                 _batch(size, taken, other.get(size), side.tokens, watts) for size, taken in own.batches.items()
             ],
-            "break_even": paid,
+            "break_even": None if whole is None else _paid(side, found, reference, whole, watts),
             "notes": [*facts.notes, *map(run.told, own.reasons)],
         }
     )
+
+
+def _paid(
+    side: Side, found: Mapping[str, Measured], reference: str | None, whole: Amount, watts: tuple[float, float]
+) -> BreakEvenFacts | None:
+    """A file stands in for the reference; the student for the teacher as it is, through the same runtime."""
+    role, name = side.facts.role, side.facts.name
+    spared = {"file": reference, "student": TEACHER}.get(role)
+    sides = [found[one].batches.get(1) for one in (spared, name) if one is not None and one in found]
+    if spared is None or len(sides) < 2 or None in sides:
+        return None
+    theirs, ours = ([Amount.of(one) for one in taken.spent] for taken in sides if taken is not None)
+    return break_even(whole, theirs, ours, watts=watts, instead_of=spared, by=name)
 
 
 def _batch(size: int, own: Taken, other: Taken | None, tokens: int | None, watts: tuple[float, float]) -> BatchFacts:

@@ -18,6 +18,7 @@ from attar.benching import bench
 from attar.cli import main
 from attar.errors import AttarError
 from attar.facts import BenchFacts
+from attar.handover import withdraw
 from attar.hashing import sha256
 from attar.report.bench import lines, render
 from attar.report.load import load_run
@@ -81,7 +82,8 @@ def test_every_model_is_measured_with_its_conditions(found: BenchFacts) -> None:
             else:
                 assert taken.faster is not None
                 assert taken.faster.lo <= taken.faster.value <= taken.faster.hi
-        assert (one.break_even is not None) == (one.role in ("student", "file"))
+        spared = {"student": "teacher", "file": REFERENCE}.get(one.role)
+        assert (None if one.break_even is None else one.break_even.instead_of) == spared
     runtimes = {one.name: one.runtime for one in found.models}
     assert runtimes["teacher"].startswith("torch")
     assert runtimes[REFERENCE].startswith("onnxruntime")
@@ -110,6 +112,12 @@ def test_a_file_that_was_edited_is_refused_by_name(run: Path, tmp_path: Path) ->
     file.write_bytes(file.read_bytes() + b" ")
     with pytest.raises(AttarError, match=r"onnx-fp32: its model is not as run\.json has it"):
         bench(other)
+
+
+def test_what_was_measured_goes_with_the_models_that_it_speaks_of(run: Path, found: BenchFacts, tmp_path: Path) -> None:
+    other = shutil.copytree(run, tmp_path / "out")
+    withdraw(other)
+    assert not list(other.glob("bench.*"))
 
 
 def test_what_is_gone_is_told_and_the_rest_is_measured(run: Path, tmp_path: Path) -> None:

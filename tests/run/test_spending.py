@@ -9,14 +9,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
 from attar.account import energy_facts, spent_by_part
+from attar.bench.energy import Meter
 from attar.facts import SpentFacts, StageFacts
+from attar.ranks import Ranks
 from attar.recipe.energy import EnergySpec
-from attar.spending import Costs
+from attar.spending import Attempt, Costs
 from attar.stages import Stages
 
 
@@ -121,6 +124,25 @@ def test_a_damaged_file_is_as_none(tmp_path: Path) -> None:
     assert Costs(tmp_path).before("teacher") is None
     (tmp_path / "costs" / "teacher.json").write_text('{"before": {"seconds": "x"}}')
     assert Costs(tmp_path).before("teacher") is None
+
+
+class Two(Ranks):
+    """Two processes that have taken the same."""
+
+    def gathered(self, value: Any) -> list[Any]:
+        return [value, value.model_copy(update={"seconds": value.seconds + 1})]
+
+
+class Still(Meter):
+    """Has seen two seconds of work."""
+
+    def spent(self) -> SpentFacts:
+        return SpentFacts(seconds=2, cpu_seconds=3, processor_joules=10, accelerator_joules=5)
+
+
+def test_processes_that_work_together_are_added_up() -> None:
+    both = Attempt(Still()).spent(Two(2, 0))
+    assert both == SpentFacts(seconds=3, cpu_seconds=6, processor_joules=20, accelerator_joules=10)
 
 
 def spent(cpu: float) -> SpentFacts:

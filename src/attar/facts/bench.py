@@ -43,7 +43,10 @@ class BenchedFacts(Facts):
         default=None, description="From the runtime imported to the first answer; once, alone on the machine."
     )
     batches: list[BatchFacts] = Field(default=[])
-    break_even: BreakEvenFacts | None = Field(default=None, description="One row at a time, instead of the reference.")
+    break_even: BreakEvenFacts | None = Field(
+        default=None,
+        description="One row at a time: a file instead of the reference, the student instead of the teacher as it is.",
+    )
     notes: list[str] = Field(default=[], description="What is not measured, and why; how it was made.")
 
 

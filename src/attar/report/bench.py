@@ -30,21 +30,24 @@ def render(facts: BenchFacts) -> str:
     """`bench.html`, in the style of the report: one file that asks the network for nothing."""
     title = f"{facts.run}: measured side by side"
     models = [_model(facts, one) for one in facts.models]
-    parts = [tag("h2", "Quality against latency"), *_chart(facts)]
-    parts += [tag("h2", "Models and files"), _table("Models and files", _MODELS, models)]
+    parts = [
+        tag("section", tag("h2", "Quality against latency"), _chart(facts)),
+        tag("section", tag("h2", "Models and files"), _table("Models and files", _MODELS, models)),
+    ]
     for size in _sizes(facts):
         caption = _how(facts, size).capitalize()
-        parts += [tag("h2", caption), _table(caption, _times_head(facts), _times_rows(facts, size))]
+        inner = _table(caption, _times_head(facts), _times_rows(facts, size))
+        parts.append(tag("section", tag("h2", caption), inner))
     notes = tag("ul", [tag("li", note) for note in _notes(facts)], class_="note")
-    parts += [tag("h2", "Conditions of the numbers"), notes, definition_list(_conditions(facts))]
+    parts.append(tag("section", tag("h2", "Conditions of the numbers"), notes, definition_list(_conditions(facts))))
     body = [
         tag("header", tag("p", "attar", tag("span", "bench"), class_="eyebrow"), tag("h1", title), class_="masthead"),
-        tag("main", tag("section", parts), id="report"),
+        tag("main", parts, id="report"),
     ]
     return document(f"{title} \u2013 attar bench", title, body)
 
 
-def _chart(facts: BenchFacts) -> list[Html]:
+def _chart(facts: BenchFacts) -> Html:
     size = min(_sizes(facts), default=1)
     points: list[Point] = []
     for one, found in _with(facts, size):
@@ -54,11 +57,11 @@ def _chart(facts: BenchFacts) -> list[Html]:
             )
             points.append(Point(one.name, _ROLES[one.role], found.latency.value, one.quality, *bounds))
     if not points:
-        return [tag("p", "Not measured: no model has both a quality and a latency.")]
+        return tag("p", "Not measured: no model has both a quality and a latency.")
     name = say.metric_name(facts.metric)
     title = f"{name.capitalize()} against latency"
     drawing = scatter(title, points, lambda value: say.quality(facts.metric, value), name)
-    return [figure(title, drawing, f"{_how(facts, size)}, medians")]
+    return figure(title, drawing, f"{_how(facts, size)}, medians")
 
 
 def _table(caption: str, names: list[str], rows: list[list[str]]) -> Html:
@@ -73,7 +76,7 @@ def _model(facts: BenchFacts, one: BenchedFacts) -> list[str]:
         say.size(one.bytes),
         say.quality(facts.metric, one.quality),
         say.NOT_MEASURED if one.load_seconds is None else say.milliseconds(1000 * one.load_seconds),
-        say.DASH if one.break_even is None else payback(one.break_even),
+        say.DASH if one.break_even is None else f"{payback(one.break_even)}, instead of: {one.break_even.instead_of}",
     ]
 
 

@@ -12,6 +12,8 @@ from attar.report.numbers import Written, milliseconds
 
 WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 620, 62, 600, 16, 300
 _STEPS = (1.0, 2.0, 5.0)
+_WIDE = 170
+"""As far apart, labels do not touch."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,14 @@ def scatter(title: str, points: Sequence[Point], written: Written, quality: str)
         parts.append(draw.words(x, _BOTTOM + 18, f"{tick:g}", "tick middle"))
     parts.append(draw.words(_RIGHT, _BOTTOM + 38, "milliseconds a row (logarithmic)", "tick end"))
     parts.append(draw.words(_LEFT, _BOTTOM + 38, quality, "tick"))
-    heights: list[float] = []
+    labels: list[tuple[float, float]] = []
     for point in sorted(points, key=lambda p: -p.quality):
         x, at = across(math.log10(point.ms)), y(point.quality)
         if point.lo is not None and point.hi is not None:
             parts.append(draw.line(x, y(point.lo), x, y(point.hi), f"whisker {point.role}"))
         parts.append(draw.dot(x, at, point.role))
-        beside = _free(at, heights)
-        heights.append(beside)
+        beside = _free(at, [height for other, height in labels if abs(other - x) < _WIDE])
+        labels.append((x, beside))
         end = x > (_LEFT + _RIGHT) / 2
         place = x - 10 if end else x + 10
         parts.append(draw.words(place, beside + 4, point.label, f"name {point.role}{' end' if end else ''}"))
