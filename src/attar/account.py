@@ -11,7 +11,6 @@ from attar.facts.energy import TOTAL
 from attar.ground import Ground
 from attar.plan.objectives import signals_mode
 from attar.recipe.energy import WATTS, WATTS_SOURCE, EnergySpec
-from attar.recipe.teacher import LocalTeacherSpec
 from attar.stages import Stages
 
 _EARLIER = "attempts that were not used"
@@ -83,12 +82,18 @@ def spent_by_part(stages: Iterable[StageFacts], others: SpentFacts | None) -> di
     found: dict[str, SpentFacts] = {}
     earlier = others
     for stage in stages:
-        name = _PARTS.get(stage.name.rpartition("/")[2], "exports")
+        name = part_of(stage.name)
         if stage.spent is not None:
             found[name] = plus(found[name], stage.spent) if name in found else stage.spent
         if stage.earlier is not None:
             earlier = stage.earlier if earlier is None else plus(earlier, stage.earlier)
     return found if earlier is None else {**found, _EARLIER: earlier}
+
+
+def part_of(stage: str) -> str:
+    """The part of the account that a stage belongs to, by its name; each of several teachers has one of its own."""
+    first, _, last = stage.rpartition("/")
+    return _PARTS["teacher"] if first == "teacher" else _PARTS.get(last, "exports")
 
 
 def levels(repeats: Sequence[Amount]) -> list[float]:
@@ -108,15 +113,15 @@ def distilled(run: RunFacts) -> tuple[Amount | None, str | None]:
 
 def _not_counted(ground: Ground, stages: Sequence[StageFacts], parts: Iterable[SpentFacts]) -> list[str]:
     """What the sums of distilling lack."""
-    notes, spec = list[str](), ground.recipe.teacher
+    notes, mode = list[str](), signals_mode(ground.recipe)
     absent = [stage.name for stage in stages if stage.spent is None]
     if absent:
         notes.append(
             f"not in the sums: {', '.join(absent)}, done by an attar that did not count; so there is no break-even"
         )
-    if not isinstance(spec, LocalTeacherSpec):
+    if mode == "stored":
         notes.append("not in the sums: the fitting and labelling of the teacher, which were done elsewhere")
-    elif signals_mode(ground.recipe) == "live":
+    elif mode == "live":
         notes.append("the teacher was asked in every step: most of its labelling is a part of training")
     if any(one.unread for one in parts):
         notes.append(

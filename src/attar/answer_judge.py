@@ -12,6 +12,7 @@ from attar.evaluation.written import right_answers, write_answers
 from attar.facts import EvaluationFacts
 from attar.judges import Answers, LanguageJudge, Loaded, Part, Told, by_model
 from attar.tasks.base import Processor
+from attar.teacher_writes import write_as_taught
 
 SAID = ".said"
 """Behind a model's name: what it wrote, as `write_answers` records it."""
@@ -27,12 +28,10 @@ class AnswerJudge(LanguageJudge):
     def ask(self, part: Part, models: Mapping[str, Loaded]) -> dict[str, np.ndarray]:
         """Sums over tokens by model, and what each wrote by model and `SAID`."""
         ground = self.ground
-        assert ground.teacher is not None, "a language model's teacher is a model"
         rows = ground.splits.validation if part == "validation" else ground.splits.test
-        writers = {"teacher": Loaded(ground.teacher.model.model, ground.processor), **models}
-        written = {
-            f"{name}{SAID}": write_answers(*one, self.task, rows, device=ground.device) for name, one in writers.items()
-        }
+        written = {f"teacher{SAID}": write_as_taught(ground, self.task, rows)}
+        for name, one in models.items():
+            written[f"{name}{SAID}"] = write_answers(*one, self.task, rows, device=ground.device)
         return {**super().ask(part, models), **written}
 
     def worth(self, validation: Answers) -> float:

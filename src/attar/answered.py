@@ -13,12 +13,12 @@ from pydantic import BaseModel
 from attar.data.columns import canonical
 from attar.data.splits import Splits
 from attar.errors import TeacherError
-from attar.evaluation.written import write_answers
 from attar.ground import Ground, Progress
 from attar.hashing import hash_value
 from attar.stages import Stages
 from attar.storage import atomic_write
 from attar.tasks.causal_lm import CausalLM
+from attar.teacher_writes import write_as_taught
 
 _PART = 256
 """Prompts that are answered between two files."""
@@ -44,7 +44,8 @@ def with_answers(ground: Ground, stages: Stages, progress: Progress) -> Splits:
         return splits
     prompts: list[str] = list(rows["prompt"])
     asked = task.spec.model_dump(mode="json", include={"template", "max_length", "generation"})
-    key = hash_value([ground.signals_key, asked, prompts])
+    route = [] if ground.routing is None else [ground.routing.of(rows).tolist()]
+    key = hash_value([ground.signals_key, asked, prompts, *route])
     folder = ground.out / "store" / "answered" / key
 
     def work() -> Answered:
@@ -80,9 +81,7 @@ def _part(
     """The answers of one part, from its file or written anew."""
     file, stop = _file(folder, start), min(start + _PART, len(rows))
     if not file.is_file():
-        assert ground.teacher is not None, "the plan has seen to it that the teacher is a model"
-        some = rows.select(range(start, stop))
-        said = write_answers(ground.teacher.model.model, ground.processor, task, some, device=ground.device)
+        said = write_as_taught(ground, task, rows.select(range(start, stop)))
         pairs = [(str(one["text"]), bool(one["ended"])) for one in said]
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write(file, json.dumps(pairs))

@@ -150,10 +150,15 @@ def _measure(ground: Ground, chosen: Seed) -> Costs:
     costs = Costs(latency={}, flops={}, notes={})
     teacher = ground.teacher
     if teacher is not None:
-        inputs = _one_row(ground, ground.processor)
-        flops = count_flops(teacher.model.to("cpu"), task.batch(*inputs, ground.processor))
-        _note(costs, "teacher", flops.value, flops.note)
-        subjects |= _teacher_subject(ground, _arrays(task.batch(*inputs, ground.processor)))
+        counted = [
+            count_flops(one.model.to("cpu"), task.batch(*_one_row(ground, one.processor), one.processor))
+            for one in teacher.alone.values()
+        ]
+        values = [one.value for one in counted]
+        total = None if None in values or ground.routing is not None else sum(value or 0 for value in values)
+        told = [one.note for one in counted if one.note is not None]
+        _note(costs, "teacher", total, "; ".join(dict.fromkeys([*told, *_several(ground)])) or None)
+        subjects |= _teacher_subject(ground, _arrays(task.batch(*_one_row(ground, ground.processor), ground.processor)))
     for role in chosen.training:
         place = chosen.folder / role
         model, processor = ground.load(place)
@@ -171,6 +176,14 @@ def _measure(ground: Ground, chosen: Seed) -> Costs:
     for name, reason in found.reasons.items():
         costs.notes[name] = f"{costs.notes[name]}; {reason}" if name in costs.notes else reason
     return costs
+
+
+def _several(ground: Ground) -> list[str]:
+    """What is not measured of several teachers."""
+    if ground.teacher is None or not ground.teacher.members:
+        return []
+    routed = ", nor operations, as each row has one of them" if ground.routing is not None else ""
+    return [f"latency: not measured, {len(ground.teacher.members)} teachers are no one model{routed}"]
 
 
 def _one_row(ground: Ground, processor: Any) -> tuple[Any, list[int]]:

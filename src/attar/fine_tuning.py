@@ -55,7 +55,7 @@ def tune_teacher(
     """
     started = time.monotonic()
     teacher = load_local(spec, task)
-    model, processor = teacher.model.model.requires_grad_(True), teacher.processor
+    model, processor = teacher.core.requires_grad_(True), teacher.processor
     rows = task.encode(splits.train, processor)
     held_out = task.encode(splits.validation, processor)
     settings = _settings(spec.fitting, training)

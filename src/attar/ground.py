@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,7 @@ from attar.tasks.causal_lm import CausalLM
 from attar.tasks.sequences import Sequences, sequence_keys
 from attar.tasks.vocabularies import knows_others
 from attar.teachers.local import LocalTeacher
+from attar.teachers.several import Routing
 from attar.teachers.store import Store, StoreReader
 from attar.teachers.token_store import TokenStore
 from attar.training.token_bytes import token_maps
@@ -86,6 +87,10 @@ class Ground:
     """The largest difference of what was stored elsewhere from what the teacher says here."""
     fitted: str | None = None
     """Hash of a fitted teacher's weights; None: it is as its source has it."""
+    members_fitted: Mapping[str, str | None] = field(default_factory=dict[str, "str | None"])
+    """The same of each of several teachers, by name."""
+    routing: Routing | None = None
+    """Which of several teachers is asked about a row; None: there is one, or they are mixed."""
     warnings: list[str] = field(default_factory=list[str])
     truncated: int = 0
     """Rows that are longer than the limit, over all splits."""
@@ -127,7 +132,7 @@ class Ground:
         return build_student(
             self.recipe.student,
             self.task,
-            teacher=None if self.teacher is None else self.teacher.model.model,
+            teacher=None if self.teacher is None else self.teacher.core,
             processor=self.processor,
             texts=texts,
             batches=self._sample(),
@@ -180,7 +185,16 @@ class Ground:
     def reader(self, rows: Dataset, wanted: Wanted | None = None) -> StoreReader:
         """The teacher's stored signals, by row number of `rows`."""
         assert self.store is not None, "signals are made before they are read"
-        return self.store.reader(self.task.content_keys(rows), wanted)
+        return self.store.reader(self.keys(rows), wanted)
+
+    def keys(self, rows: Dataset) -> list[str]:
+        """By which stored signals of rows are found."""
+        keys = self.task.content_keys(rows)
+        return keys if self.routing is None else self.routing.keys(keys, rows)
+
+    def taught(self, encoded: Sequences, rows: Dataset) -> Sequences:
+        """Sequences of `rows` as the teacher is asked about them."""
+        return encoded if self.routing is None else self.routing.route(encoded, rows)
 
     def token_reader(self, encoded: Sequences, outputs: Tensor | None) -> StoreReader:
         """What is stored of each learned token of sequences as the student reads them; `outputs`: its tokens among the

@@ -155,7 +155,6 @@ class LanguageJudge:
     def _asked(self, part: Part, models: Mapping[str, Loaded], device: str) -> dict[str, np.ndarray]:
         ground = self.ground
         assert ground.teacher is not None, "a language model's teacher is a model"
-        teacher = ground.teacher.model.model
         readers = {
             name: Reader(
                 one.model, self._sequences(part, one.processor), one.processor,
@@ -163,7 +162,8 @@ class LanguageJudge:
             )
             for name, one in models.items()
         }  # fmt: skip
-        own = Reader(teacher, self._sequences(part, ground.processor), ground.processor)
+        theirs = ground.taught(self._sequences(part, ground.processor), self._rows.of(part))
+        own = Reader(ground.teacher.speaker, theirs, ground.processor)
         return ask_about_rows(readers, own, self.task, len(self._rows.of(part)), device=device)
 
     def _sequences(self, part: Part, processor: Processor) -> Sequences:
@@ -196,7 +196,7 @@ def shared_by(ground: Ground, model: nn.Module, processor: Processor) -> Tensor 
     """
     if not isinstance(ground.task, CausalLM) or ground.teacher is None or ground.reads_otherwise(processor):
         return None
-    widths = {"student_width": head_width(model), "teacher_width": head_width(ground.teacher.model.model)}
+    widths = {"student_width": head_width(model), "teacher_width": ground.teacher.outputs}
     return shared_outputs(processor, ground.processor, **widths)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -14,7 +15,8 @@ from attar.ground import Ground, Progress
 from attar.hashing import hash_value
 from attar.identity import hash_processor
 from attar.recipe.targets import TargetsSpec
-from attar.recipe.teacher import LocalTeacherSpec, StoredTeacherSpec
+from attar.recipe.teacher import EnsembleSpec, LocalTeacherSpec, StoredTeacherSpec
+from attar.row_store import told_of_several
 from attar.stages import Nothing, Stages
 from attar.tasks.causal_lm import CausalLM
 from attar.tasks.sequences import Sequences, sequence_keys
@@ -40,7 +42,7 @@ def targets_of_store(store: TokenStore) -> TargetsSpec:
 
 def label_language(
     ground: Ground,
-    spec: LocalTeacherSpec,
+    spec: LocalTeacherSpec | EnsembleSpec,
     outputs: Tensor | None,
     about: dict[str, Any],
     stages: Stages,
@@ -57,13 +59,14 @@ def label_language(
         "targets": written_by(targets),
         "dtype": "float32",
         "batch_tokens": spec.batch_tokens,
+        **told_of_several(ground),
     }
     parts = {"train": splits.train, **({} if splits.transfer is None else {"transfer": splits.transfer})}
     place = ground.out / "store"
     folder = place / "signals" / token_manifest(facts).key
 
     def work() -> Nothing:
-        encoded = {name: sequences_of(task, rows, ground.processor) for name, rows in parts.items()}
+        encoded = {name: sequences_of(task, rows, ground.processor, ground.taught) for name, rows in parts.items()}
         stages.say(f"signals of {sum(int(e.labels.sum()) for e, _ in encoded.values()):,} tokens …")
         label_tokens(
             teacher, task, encoded, form_of(targets), place, facts, outputs=outputs, about=about,
@@ -163,7 +166,12 @@ def _moved(stored: Lists | Draws, fresh: Lists | Draws) -> np.ndarray:
     return 0.5 * np.bincount(cells >> 32, np.abs(difference), minlength=tokens)
 
 
-def sequences_of(task: CausalLM, rows: Dataset, processor: Any) -> tuple[Sequences, list[str]]:
-    """Rows as the teacher reads them, and the key of each sequence."""
-    encoded = task.encode(rows, processor)
+def sequences_of(
+    task: CausalLM,
+    rows: Dataset,
+    processor: Any,
+    taught: Callable[[Sequences, Dataset], Sequences] = lambda encoded, _: encoded,
+) -> tuple[Sequences, list[str]]:
+    """Rows as the teacher is asked about them (see `Ground.taught`), and the key of each sequence."""
+    encoded = taught(task.encode(rows, processor), rows)
     return encoded, sequence_keys(encoded)

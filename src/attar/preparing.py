@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, assert_never
 
 import numpy as np
 import torch
-from datasets import Dataset
-from pydantic import BaseModel
 
 from attar.answered import with_answers
-from attar.bench.size import count_params, weight_bytes
 from attar.data.load import load_data
 from attar.data.splits import Splits
 from attar.errors import DataError, PlanError, StoreError
 from attar.facts import ModelFacts, PolicyFacts, SourceFacts
-from attar.fine_tuning import tune_teacher
 from attar.ground import Ground, Handed, Objective, Progress, Say
-from attar.hashing import hash_bytes, hash_file, hash_value
 from attar.heads import head_width, verify_head
 from attar.identity import hash_module, hash_processor
 from attar.judges import shared_by
@@ -28,36 +22,27 @@ from attar.language_store import label_language, open_language, targets_of_store
 from attar.layer_choice import LayerMaps, choose_layers, pools_of
 from attar.plan.objectives import signals_mode
 from attar.plan.targets import NEEDS_TEACHER
+from attar.ready_teachers import ready_teacher
 from attar.recipe import Recipe
 from attar.recipe.objectives import PythonSpec
 from attar.recipe.student import PretrainedSpec
 from attar.recipe.targets import SAMPLED
 from attar.recipe.task import CausalLMSpec
-from attar.recipe.teacher import LocalTeacherSpec, StoredTeacherSpec
-from attar.recipe.training import TrainingSpec
+from attar.recipe.teacher import EnsembleSpec, LocalTeacherSpec, StoredTeacherSpec
+from attar.row_store import label_rows
 from attar.signals import Inside, Wanted
 from attar.stages import Stages
 from attar.students.student import Student
 from attar.tasks import CausalLM, make_task
-from attar.tasks.base import Encoded, Task
+from attar.tasks.base import Task
 from attar.tasks.vocabularies import shared_outputs
-from attar.teachers.fitted import FittedFacts, load_fitted
-from attar.teachers.fitting import fit_teacher
-from attar.teachers.labelling import label, store_folder
-from attar.teachers.local import LocalTeacher, find_origin, load_local, made_up_row
-from attar.teachers.manifest import MANIFEST, PROCESSOR
+from attar.teachers.local import find_origin, made_up_row
 from attar.teachers.origin import find_model, own_labels
 from attar.teachers.preflight import preflight
+from attar.teachers.several import routing_of
 from attar.teachers.store import Store, open_store
 from attar.teachers.stored import find_rescorer, open_stored, spot_check, stored_processor
 from attar.teachers.token_store import TokenStore
-
-
-class Labelled(BaseModel):
-    """What the `signals` stage found besides the signals."""
-
-    truncated: int
-    """Rows that are longer than the limit, over all splits that were asked for."""
 
 
 def prepare(
@@ -73,7 +58,8 @@ def prepare(
     named = isinstance(recipe.task, CausalLMSpec) or splits.labels
     task = make_task(recipe.task, splits.labels if named else _teacher_labels(recipe, handed))
     ground = _with_teacher(recipe, out, task, splits, stages, handed, progress)
-    ground.sources[0] = ground.sources[0].model_copy(update={"licence": policy.licence})
+    for at, licence in enumerate([policy.licence, *(member.licence for member in policy.members)]):
+        ground.sources[at] = ground.sources[at].model_copy(update={"licence": licence})
     ground.splits = splits = with_answers(ground, stages, progress)
     student = ground.student(recipe.training.seed)
     if handed.student is not None or isinstance(recipe.student, PretrainedSpec):
@@ -90,7 +76,7 @@ def prepare(
                 "signals", lambda: _opened(ground, spec, wanted), lambda store: store.manifest.key
             )
         case spec:
-            ground.store = _label(ground, spec, wanted, stages, progress)
+            ground.store = label_rows(ground, spec, wanted, _about(ground), stages, progress)
     _judge(ground, stages.say)
     return ground
 
@@ -99,7 +85,8 @@ def _language(ground: Ground, student: Student, stages: Stages, progress: Progre
     """What can be known to fail in training fails here; where the teacher is not asked in every step, it is now."""
     task = ground.task
     assert ground.teacher is not None
-    for model, processor in ((ground.teacher.model.model, ground.processor), (student.model, student.processor)):
+    teachers = [(one.core, one.processor) for one in ground.teacher.alone.values()]
+    for model, processor in (*teachers, (student.model, student.processor)):
         verify_head(model, made_up_row(processor, task))
     _require_one_language(ground, student)
     outputs, spec = shared_by(ground, student.model, student.processor), ground.recipe.teacher
@@ -201,6 +188,9 @@ def _teacher_labels(recipe: Recipe, handed: Handed) -> tuple[str, ...]:
                     "head (fit: none), or name the label column."
                 )
             return own_labels(find_origin(recipe.teacher).folder)
+        case EnsembleSpec():
+            first = next(iter(recipe.teacher.members))
+            return _teacher_labels(recipe.model_copy(update={"teacher": recipe.teacher.alone(first)}), handed)
         case StoredTeacherSpec():
             from attar.teachers.manifest import find_store, read_manifest
 
@@ -223,53 +213,16 @@ def _with_teacher(
     spec = recipe.teacher
     if isinstance(spec, StoredTeacherSpec):
         return _with_stored(recipe, spec, out, task, splits, handed, device, [data])
-    teacher = _local_teacher(spec, out, task, splits, stages, handed, recipe.training, device, progress)
-    facts = ModelFacts(
-        name=teacher.source.name,
-        family=teacher.family,
-        params=count_params(teacher.model),
-        bytes=weight_bytes(teacher.model),
-    )
+    ready = ready_teacher(recipe, out, task, splits, stages, handed, device, progress)
+    teacher = ready.teacher
     return Ground(
-        recipe, out, device, task, splits, teacher.processor, teacher, facts, [teacher.source, data], handed,
+        recipe, out, device, task, splits, teacher.processor, teacher, ready.facts, [*ready.sources, data], handed,
         _objectives(recipe, handed),
-        inside=teacher.inside, warnings=list(teacher.warnings), fitted=_fitted(spec, teacher),
+        inside=teacher.inside, warnings=list(teacher.warnings),
+        fitted=None if teacher.members else ready.fitted["teacher"], members_fitted=ready.fitted,
+        routing=routing_of(spec) if isinstance(spec, EnsembleSpec) else None,
         targets=(spec.targets or SAMPLED) if isinstance(task, CausalLM) and signals_mode(recipe) == "store" else None,
     )  # fmt: skip
-
-
-def _local_teacher(
-    spec: LocalTeacherSpec, out: Path, task: Task, splits: Splits, stages: Stages, handed: Handed,
-    training: TrainingSpec, device: str, progress: Progress,
-) -> LocalTeacher:  # fmt: skip
-    if handed.teacher is not None:
-        from attar.teachers.local import from_module
-
-        return from_module(handed.teacher, handed.processor, task)
-    if spec.fit == "none":
-        return load_local(spec, task)
-    folder = out / "store" / "teacher"
-    origin = "config" if spec.model is None else find_origin(spec).source.hash
-    fields = spec.model_dump(mode="json", include={"config", "fit", "fitting", "pooling", "batch_tokens"})
-    rows = replace(splits, transfer=None, hash=_hash_rows(task, splits.train, splits.validation))
-    shaped_by = [fields, origin, task.spec.model_dump(mode="json"), list(task.labels), rows.hash]
-
-    def work() -> FittedFacts:
-        if isinstance(task, CausalLM):
-            return tune_teacher(
-                spec, task, rows, folder, training, device=device, progress=progress, ranks=stages.ranks
-            )
-        return fit_teacher(spec, task, rows, folder, device=device, progress=progress)
-
-    shaped_by += [training.precision] if isinstance(task, CausalLM) else []
-    stages.run("teacher", shaped_by, [folder], FittedFacts, work, together=isinstance(task, CausalLM))
-    return load_fitted(folder, task, trust_remote_code=spec.trust_remote_code)
-
-
-def _hash_rows(task: Task, *parts: Dataset) -> str:
-    """Content hash of rows and their labels, in order."""
-    keys = [key.encode() for rows in parts for key in task.content_keys(rows)]
-    return hash_bytes(*keys, *(np.asarray(rows["label"]).tobytes() for rows in parts))
 
 
 def _with_stored(
@@ -294,49 +247,6 @@ def _with_stored(
         store=store if isinstance(store, TokenStore) else None,
         targets=targets_of_store(store) if isinstance(store, TokenStore) else None,
     )  # fmt: skip
-
-
-def _label(ground: Ground, spec: LocalTeacherSpec, wanted: Wanted, stages: Stages, progress: Progress) -> Store:
-    """Ask the teacher for everything that is read from disk later: all splits, or in live mode validation and test."""
-    teacher, task, splits = ground.teacher, ground.task, ground.splits
-    assert teacher is not None
-    place = ground.out / "store"
-    parts = {"validation": splits.validation, "test": splits.test}
-    if ground.live:
-        wanted = Wanted(logits=True)
-    else:
-        parts = {
-            "train": splits.train,
-            **({"transfer": splits.transfer} if splits.transfer is not None else {}),
-            **parts,
-        }
-    facts = {
-        "teacher": teacher.source.hash,
-        "fitted": ground.fitted,
-        "processor": hash_processor(ground.processor),
-        "task": task.spec.model_dump(mode="json", exclude={"metric", "slice_by"}),
-        "label_map": spec.label_map,
-        "dtype": "float32",
-        "batch_tokens": spec.batch_tokens,
-    }
-    about = _about(ground)
-    folder = store_folder(teacher, task, wanted, place, facts)
-
-    def work() -> Labelled:
-        encoded: dict[str, tuple[Encoded, list[str]]] = {
-            name: (task.encode(rows, ground.processor), task.content_keys(rows)) for name, rows in parts.items()
-        }
-        stages.say(f"signals of {sum(len(e) for e, _ in encoded.values()):,} rows …")
-        label(
-            teacher, task, encoded, wanted, place, facts, about=about, batch_tokens=spec.batch_tokens,
-            device=ground.device, progress=progress,
-        )  # fmt: skip
-        return Labelled(truncated=sum(rows.truncated for rows, _ in encoded.values()))
-
-    shaped_by = [folder.name, splits.hash, sorted(parts)]
-    outputs = [folder / MANIFEST, *([folder / PROCESSOR] if hasattr(ground.processor, "save_pretrained") else [])]
-    ground.truncated = stages.run("signals", shaped_by, outputs, Labelled, work).truncated
-    return open_store(folder)
 
 
 def _about(ground: Ground) -> dict[str, Any]:
@@ -374,14 +284,6 @@ def _opened(ground: Ground, spec: StoredTeacherSpec, wanted: Wanted) -> Store:
 def _objectives(recipe: Recipe, handed: Handed) -> Sequence[Objective]:
     """Those that were handed over, or else the recipe's; the plan has seen to it that none of these is a function."""
     return handed.objectives or [spec for spec in recipe.objectives if not isinstance(spec, PythonSpec)]
-
-
-def _fitted(spec: LocalTeacherSpec, teacher: LocalTeacher) -> str | None:
-    """Hash of a fitted teacher's weights alone (its record also holds how long the fitting took); None: not fitted."""
-    folder = teacher.folder
-    if spec.fit == "none" or folder is None:
-        return None
-    return hash_value([[p.relative_to(folder).as_posix(), hash_file(p)] for p in sorted(folder.rglob("*.safetensors"))])
 
 
 def _judge(ground: Ground, say: Say) -> None:

@@ -21,7 +21,7 @@ from attar.plan.objectives import signals_mode
 from attar.preparing import device_of, prepare
 from attar.ranks import Ranks, joined
 from attar.recipe import Recipe
-from attar.recipe.teacher import LocalTeacherSpec
+from attar.recipe.teacher import AskedSpec
 from attar.seeds import Seed, limit_threads, run_seed
 from attar.shortage import advice_for
 from attar.stages import Stages, locked
@@ -90,7 +90,7 @@ def label_only(
 
     The folder is whole: it may be copied to another machine, by itself.
     """
-    if isinstance(recipe.teacher, LocalTeacherSpec) and signals_mode(recipe) == "live":
+    if isinstance(recipe.teacher, AskedSpec) and signals_mode(recipe) == "live":
         stored = {"teacher": recipe.teacher.model_copy(update={"signals": "store"})}
         recipe = recipe.model_copy(update=stored)
     with joined(_patience(recipe)) as ranks:

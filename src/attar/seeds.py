@@ -165,23 +165,25 @@ def _train(
 
 def _stored(ground: Ground, student: Student, encoded: Encoded, wanted: Wanted) -> StoreReader:
     if isinstance(encoded, Sequences):
-        return ground.token_reader(encoded, shared_by(ground, student.model, student.processor))
+        return ground.token_reader(
+            ground.taught(encoded, ground.rows), shared_by(ground, student.model, student.processor)
+        )
     return ground.reader(ground.rows, wanted)
 
 
 def _live(ground: Ground, student: Student, encoded: Encoded, terms: Terms, pair: Paired | None) -> LiveTeacher:
     """The teacher with its view of the rows, which is the student's own where both read by one processor."""
     assert ground.teacher is not None, "live signals need a model"
-    teacher, same = ground.teacher.model, student.processor is ground.processor
+    teacher, same = ground.teacher, student.processor is ground.processor
     if pair is None and not same:
         theirs = ground.task.encode(ground.rows, ground.processor)
     else:
         theirs = encoded if pair is None else pair.teacher
     return LiveTeacher(
-        model=teacher.model if isinstance(ground.task, CausalLM) else teacher,
-        encoded=theirs,
+        model=teacher.speaker if isinstance(ground.task, CausalLM) else teacher.model,
+        encoded=theirs if ground.routing is None else ground.routing.route(theirs, ground.rows),
         processor=ground.processor,
-        wanted=ground.teacher.resolve(terms.wanted_teacher),
+        wanted=teacher.resolve(terms.wanted_teacher),
         outputs=shared_by(ground, student.model, student.processor),
         alike=pair is None or terms.one_by_one,
         spans=None if pair is None else (pair.student_spans, pair.teacher_spans),

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from attar.errors import OutOfMemory
 from attar.recipe import Recipe
 from attar.recipe.task import CausalLMSpec
-from attar.recipe.teacher import LocalTeacherSpec
+from attar.recipe.teacher import AskedSpec, EnsembleSpec, LocalTeacherSpec
 
 _SAID = re.compile(r"out of memory|not enough memory|can't allocate memory|cannot allocate memory", re.IGNORECASE)
 """By torch's allocators (CUDA, MPS, CPU) and the system, in a RuntimeError or OSError."""
@@ -62,11 +62,15 @@ def advice_for(recipe: Recipe, stage: str) -> str:
         if training.precision == "fp32" and isinstance(recipe.task, CausalLMSpec):
             ways.append("set training.precision: bf16")
         return _any_of([*ways, "make the student smaller"])
-    teacher = recipe.teacher if isinstance(recipe.teacher, LocalTeacherSpec) else None
-    if name == "signals" and teacher is not None:
-        return _any_of([f"lower teacher.batch_tokens ({teacher.batch_tokens})", *shorter])
-    if name == "teacher" and teacher is not None:
-        size = teacher.fitting.batch_size
+    if name == "signals" and isinstance(recipe.teacher, AskedSpec):
+        return _any_of([f"lower teacher.batch_tokens ({recipe.teacher.batch_tokens})", *shorter])
+    if name.startswith("teacher/") and isinstance(recipe.teacher, EnsembleSpec):
+        member = name.removeprefix("teacher/")
+        size = recipe.teacher.members[member].fitting.batch_size
+        lower = [f"lower teacher.members.{member}.fitting.batch_size ({size})"] if size > 1 else []
+        return _any_of([*lower, *shorter])
+    if name == "teacher" and isinstance(recipe.teacher, LocalTeacherSpec):
+        size = recipe.teacher.fitting.batch_size
         return _any_of([*([f"lower teacher.fitting.batch_size ({size})"] if size > 1 else []), *shorter])
     return _any_of([*shorter, "close other programs", "use a machine with more memory"])
 

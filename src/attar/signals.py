@@ -6,6 +6,7 @@ listed tokens, S drawn ones.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, cast
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from attar.errors import TeacherError, TrainingError
 from attar.heads import body_states, project
 from attar.hooks import AttentionKey, ask_with_taps, find_taps, no_taps
-from attar.logits import Logits, Projection
+from attar.logits import Logits
+from attar.mixture import Told, dense, outputs_of
 
 Pool = Literal["mean", "first", "none", "map"]
 
@@ -77,7 +79,7 @@ class Signals:
     an image).
     """
 
-    logits: Logits | None = None
+    logits: Told | None = None
     hidden: dict[HiddenKey, Tensor] = field(default_factory=dict[HiddenKey, Tensor])
     mask: Tensor | None = None
     attention: dict[AttentionKey, Tensor] = field(default_factory=dict[AttentionKey, Tensor])
@@ -96,18 +98,12 @@ class Signals:
 
     def of_outputs(self, outputs: Tensor) -> Signals:
         """The same with some of the logits, in this order; their softmax runs over these alone."""
-        logits = self.logits
-        if isinstance(logits, Projection):
-            bias = None if logits.bias is None else logits.bias[outputs]
-            logits = replace(logits, weight=logits.weight[outputs], bias=bias)
-        elif logits is not None:
-            logits = logits[:, outputs]
-        return replace(self, logits=logits)
+        return replace(self, logits=None if self.logits is None else outputs_of(self.logits, outputs))
 
     @property
     def dense_logits(self) -> Tensor | None:
         """The logits as one tensor [N, C], projected if they were not."""
-        return self.logits.dense() if isinstance(self.logits, Projection) else self.logits
+        return None if self.logits is None else dense(self.logits)
 
 
 @dataclass(frozen=True)
@@ -138,6 +134,14 @@ NOTHING = Inside()
 """Of a model that shows nothing, or of which nothing need be known."""
 
 
+class Speaker(nn.Module, ABC):
+    """A teacher that is more than a model, and answers a batch in its own way."""
+
+    @abstractmethod
+    def say(self, inputs: dict[str, Tensor], wanted: Wanted, positions: Tensor | None = None) -> Signals:
+        """What `ask` gives."""
+
+
 def ask(model: nn.Module, inputs: dict[str, Tensor], wanted: Wanted, positions: Tensor | None = None) -> Signals:
     """Run `model` on one collated batch and keep what is wanted. Gradients and train/eval mode are the caller's.
 
@@ -147,6 +151,8 @@ def ask(model: nn.Module, inputs: dict[str, Tensor], wanted: Wanted, positions: 
     unless it accepts `output_hidden_states`. Attention is read by
     hooks (see `ask_with_taps`).
     """
+    if isinstance(model, Speaker):
+        return model.say(inputs, wanted, positions)
     if positions is not None:
         return _ask_tokens(model, inputs, wanted, positions)
     extra: dict[str, Any] = {"output_hidden_states": True} if wanted.hidden else {}

@@ -86,7 +86,7 @@ def test_yaml_problems_and_recipe_problems_come_together(tmp_path: Path) -> None
         ("kind: from_teacher", "kind: from_teacher\n  config: {}", "It belongs to kind from_config."),
         ("examples: off", "examples: of", '"of" is not allowed. Allowed: true or false.'),
         ("layers: [[1, 2], [2, 4]]", "layers: lats", 'Did you mean "last"? Allowed: last, uniform, cka or a list'),
-        ("  kind: local\n", "", "teacher: the section needs a `kind`. Allowed: local, stored."),
+        ("  kind: local\n", "", "teacher: the section needs a `kind`. Allowed: ensemble, local, stored."),
         ("model: org/teacher", "label_map: {a: b}", "teacher: give either `model` or `config`."),
         ("data:\n  source: org/rows", "data: 3", "data: 3 is not allowed. Allowed: a section with source,"),
         ("data:\n  source: org/rows\n", "", "data: is missing. Needed: a section with source,"),

@@ -36,7 +36,7 @@ def load_data(recipe: Recipe, given: Given | None = None) -> Splits:
 
     `given` replaces `data.source`: rows handed over in Python, by split name or as one split. Raises DataError.
     """
-    spec, task = recipe.data, recipe.task
+    spec, task = recipe.data, recipe.row_task
     notes: list[str] = []
     source = read_source(
         spec.source,

@@ -34,7 +34,7 @@ def transfer_rows(
     """All transfer rows in the order of the recipe (None where there are none), how many were taken out because they
     stand in test or validation, and where unlabelled ones came from. `width` counts the labels. Raises DataError.
     """
-    task, parts, removed, sources = recipe.task, list[Rows](), 0, list[SourceFacts]()
+    task, parts, removed, sources = recipe.row_task, list[Rows](), 0, list[SourceFacts]()
     held_out = {key for role in ("test", "validation") for key in rows[role].keys}
     avoid = held_out | set(rows["train"].keys)
     for number, spec in enumerate(recipe.data.transfer):

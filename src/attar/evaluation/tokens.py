@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from attar.errors import TrainingError
-from attar.logits import Head, Logits, Projection
+from attar.mixture import Told, blocks_of, rows_of, width_of
 from attar.signals import Wanted, ask
 from attar.tasks.base import Processor, Task
 from attar.tasks.sequences import Sequences, targets_of
@@ -115,7 +115,7 @@ def _partners(theirs: Sequences, ours: Sequences) -> np.ndarray:
 class _Answer(NamedTuple):
     """One model's answer to a batch."""
 
-    logits: Logits
+    logits: Told
     labels: Tensor
     owners: np.ndarray
     sequences: np.ndarray
@@ -168,7 +168,7 @@ def _answer(reader: Reader, task: Task, chosen: np.ndarray, device: str) -> _Ans
     inputs = {key: value.to(device) for key, value in task.batch(reader.encoded, chosen, reader.processor).items()}
     targets = targets_of(reader.encoded, chosen)
     positions = torch.from_numpy(targets.positions).to(device)
-    said: Logits | None
+    said: Told | None
     if reader.dense:
         said = cast("Tensor", reader.model(**inputs).logits).flatten(0, 1)[positions]
     else:
@@ -186,8 +186,8 @@ def _blocks(count: int, width: int) -> list[slice]:
 def _surprise(answer: _Answer) -> np.ndarray:
     """-log p of each learned token, float64 [R]."""
     found: list[Tensor] = []
-    head = Head.of(answer.logits)
-    for block in _blocks(len(answer.labels), _width(answer.logits)):
+    head = blocks_of(answer.logits)
+    for block in _blocks(len(answer.labels), width_of(answer.logits)):
         logits = head.block(block)
         found.append(logits.logsumexp(-1) - logits.gather(1, answer.labels[block, None]).squeeze(1))
     return torch.cat(found).double().cpu().numpy() if found else np.zeros(0)
@@ -197,12 +197,12 @@ def _compared(
     ours: _Answer, theirs: _Answer, one: np.ndarray, other: np.ndarray, outputs: Tensor | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """KL to the teacher, and whether both choose the same token, of the tokens that both tell: float64 [R] each."""
-    student = _part(ours.logits, torch.from_numpy(np.flatnonzero(one)).to(ours.labels.device))
-    teacher = _part(theirs.logits, torch.from_numpy(np.flatnonzero(other)).to(ours.labels.device))
+    student = rows_of(ours.logits, torch.from_numpy(np.flatnonzero(one)).to(ours.labels.device))
+    teacher = rows_of(theirs.logits, torch.from_numpy(np.flatnonzero(other)).to(ours.labels.device))
     kl: list[Tensor] = []
     same: list[Tensor] = []
-    heads = Head.of(student), Head.of(teacher)
-    for block in _blocks(len(student), max(_width(student), _width(teacher))):
+    heads = blocks_of(student), blocks_of(teacher)
+    for block in _blocks(len(student), max(width_of(student), width_of(teacher))):
         q, full = heads[0].block(block).log_softmax(-1), heads[1].block(block)
         best = full.argmax(-1)
         if outputs is not None:
@@ -216,16 +216,6 @@ def _compared(
     if not kl:
         return np.zeros(0), np.zeros(0)
     return tuple(torch.cat(part).double().cpu().numpy() for part in (kl, same))  # pyright: ignore[reportReturnType]
-
-
-def _width(logits: Logits) -> int:
-    return logits.shape[-1] if isinstance(logits, Tensor) else logits.width
-
-
-def _part(logits: Logits, rows: Tensor) -> Logits:
-    if isinstance(logits, Tensor):
-        return logits[rows]
-    return Projection(logits.hidden[rows], logits.weight, logits.bias, logits.scale, logits.softcap)
 
 
 def _add(table: np.ndarray, answer: _Answer, values: np.ndarray, column: int) -> None:

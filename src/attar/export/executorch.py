@@ -47,6 +47,7 @@ def export_executorch(student: Trained, spec: ExecuTorchSpec, folder: Path) -> M
             f"ExecuTorch {spec.precision}: {name} cannot be exported ({reason(error)}). Choose another student "
             "architecture, or `kind: onnx`."
         ) from error
+    _require_kernels(lowered, name)
     (folder / MODEL).write_bytes(lowered.buffer)
     tokens = "" if shapes.length is None else f", texts padded to {shapes.length} tokens"
     return Made(MODEL, f"{note}{tokens}", card={KEY: shapes.card()})
@@ -56,6 +57,19 @@ def _lowered(program: Any) -> Any:
     exir = need("executorch.exir", "executorch", _PURPOSE)
     partitioner = need("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch", _PURPOSE)
     return exir.to_edge_transform_and_lower(program, partitioner=[partitioner.XnnpackPartitioner()]).to_executorch()
+
+
+def _require_kernels(lowered: Any, name: str) -> None:
+    """Raise ExportError where the program asks for operators that the runtime beside it has not."""
+    (plan,) = lowered.executorch_program.execution_plan
+    asked = {f"{one.name}.{one.overload}" if one.overload else one.name for one in plan.operators}
+    here = need("executorch.runtime", "executorch", _PURPOSE).Runtime.get().operator_registry.operator_names
+    absent = sorted(asked - set(here))
+    if absent:
+        raise ExportError(
+            f"ExecuTorch: {name} cannot be run, its runtime has no {', '.join(absent)}. Choose another student "
+            "architecture, or `kind: onnx`."
+        )
 
 
 def _quantized(program: Any, rows: Rows) -> Any:

@@ -1,7 +1,7 @@
 """The LiteRT exporter: from torch.export to model.tflite; int8 by the AI Edge quantizer.
 
-One row a call, texts padded to one length; inputs that were int64 are int32 there. int8 of convolutional nets is
-calibrated on training rows, that of transformers scales activations at run time.
+One row a call, texts padded to one length; inputs that were int64 are int32 there. int8 scales activations at run time,
+in convolutional nets too: calibrated ranges spoil their answers (docs/edge.md).
 """
 
 from __future__ import annotations
@@ -11,61 +11,66 @@ from typing import Any
 
 from attar.errors import ExportError
 from attar.export.exporter import Made, Trained
-from attar.export.fixed import Rows, fixed_rows
-from attar.export.graph import NamedLogits, is_convolutional
+from attar.export.fixed import fixed_rows
+from attar.export.graph import NamedLogits
 from attar.export.quiet import quiet, reason
 from attar.export.runtimes.base import need
-from attar.export.runtimes.litert import MODEL, SIGNATURE
+from attar.export.runtimes.litert import MODEL
 from attar.export.runtimes.static import KEY
 from attar.recipe.outcome import LiteRTSpec
 
-_LEAST_SHARE = 0.5
-"""int8 is refused where the file keeps more than this share of fp32's bytes."""
+_MOST_LEFT = 0.5
+"""int8 is refused where more than this share of the weights' bytes stays float."""
 
 
 def export_litert(student: Trained, spec: LiteRTSpec, folder: Path) -> Made:
     """An `Exporter`."""
     package = need("litert_torch", "litert", "LiteRT export")
     name = type(student.model).__name__
-    shapes, rows = fixed_rows(student, spec, spec.calibration_rows if spec.precision == "int8" else 1)
+    shapes, (row,) = fixed_rows(student, spec, 1)
     module = NamedLogits(student.model).eval()
     try:
         with quiet():
-            content = package.convert(module, sample_kwargs=dict(rows[0])).model_content()
+            content = package.convert(module, sample_kwargs=row).model_content()
     except Exception as error:  # the converter lets errors of every part of it through
         raise ExportError(
             f"LiteRT: {name} cannot be converted ({reason(error)}). Choose another student architecture, or "
             "`kind: onnx`."
         ) from error
     (folder / MODEL).write_bytes(content)
-    note = "fp32"
     if spec.precision == "int8":
-        note = _quantize(folder / MODEL, rows, static=is_convolutional(student.model))
+        _quantize(folder / MODEL)
+    note = "fp32" if spec.precision == "fp32" else "dynamic int8"
     tokens = "" if shapes.length is None else f", texts padded to {shapes.length} tokens"
     return Made(MODEL, f"{note}{tokens}", card={KEY: shapes.card()})
 
 
-def _quantize(file: Path, rows: Rows, *, static: bool) -> str:
-    """Quantize a file in place; returns how."""
+def _quantize(file: Path) -> None:
+    """Quantize a file in place. Raises ExportError where most weights stay as they are."""
     quantizer = need("ai_edge_quantizer.quantizer", "litert", "int8 export to LiteRT")
     recipe = need("ai_edge_quantizer.recipe", "litert", "int8 export to LiteRT")
-    before = file.read_bytes()
+    before = _float_bytes(file)
     try:
         with quiet():
-            made: Any = quantizer.Quantizer(bytearray(before))
-            made.load_quantization_recipe(recipe.static_wi8_ai8() if static else recipe.dynamic_wi8_afp32())
-            found = None
-            if static:
-                found = made.calibrate({SIGNATURE: [{n: v.numpy() for n, v in row.items()} for row in rows]})
-            small = bytes(made.quantize(found, enable_progress_report=False).quantized_model)
+            made: Any = quantizer.Quantizer(bytearray(file.read_bytes()))
+            made.load_quantization_recipe(recipe.dynamic_wi8_afp32())
+            small = bytes(made.quantize(enable_progress_report=False).quantized_model)
     except Exception as error:  # the quantizer raises whatever its own parts raise
         raise ExportError(
             f"LiteRT int8: the quantizer failed ({reason(error)}). Use `precision: fp32` for this student."
         ) from error
-    if len(small) > _LEAST_SHARE * len(before):
-        raise ExportError(
-            f"LiteRT int8: the file has {len(small)} bytes, that of fp32 {len(before)}: most weights stand where the "
-            "quantizer does not reach. Use `precision: fp32` for this student."
-        )
     file.write_bytes(small)
-    return f"static int8, calibrated on {len(rows)} training rows" if static else "dynamic int8"
+    left = _float_bytes(file)
+    if left > _MOST_LEFT * before:
+        raise ExportError(
+            f"LiteRT int8: {left} of {before} bytes of weights stand where the quantizer does not reach. Use "
+            "`precision: fp32` for this student."
+        )
+
+
+def _float_bytes(file: Path) -> int:
+    """Bytes of a file's float32 constants."""
+    flat = need("ai_edge_quantizer.utils.tfl_flatbuffer_utils", "litert", "int8 export to LiteRT")
+    model = flat.read_model(str(file))
+    constants = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors if tensor.type == 0}
+    return sum(len(model.buffers[place].data) for place in constants if model.buffers[place].data is not None)

@@ -25,6 +25,9 @@ class PolicyFacts(Facts):
     start: StartFacts | None = Field(
         default=None, description="Of a pretrained student: what it starts from; its terms count beside the teacher's."
     )
+    members: list[StartFacts] = Field(
+        default=[], description="Of several teachers each; what stands above is the strictest one's."
+    )
     student_name_prefix: str | None = None
     student_licence: str | None = None
     distribute: bool = Field(

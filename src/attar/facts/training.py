@@ -29,7 +29,7 @@ class ContinuedFacts(Facts):
 
 
 class StartFacts(Facts):
-    """The model that a pretrained student starts from, and its terms."""
+    """A model and its terms: what a pretrained student starts from, or one of several teachers."""
 
     name: str
     licence: str | None

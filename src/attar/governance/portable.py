@@ -46,7 +46,7 @@ def portable_record(facts: RunFacts, out: Path) -> RunFacts:
         return text
 
     plain = facts.model_dump()
-    for name in (facts.teacher.name, facts.policy.teacher):
+    for name in (facts.teacher.name, facts.policy.teacher, *(member.name for member in facts.policy.members)):
         cut(name)
     plain["recipe"] = _in_recipe(plain["recipe"], cut)
     plain |= {name: _everywhere(plain[name], reword) for name in _SENTENCES}

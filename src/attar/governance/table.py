@@ -113,4 +113,9 @@ def strictest(name: str, licence: str | None, kind: StudentKind, named: Row | No
     told = licence is None or bool(by_licence) or licence in {r.licence_of(name) for r in by_name}
     if not found or (named is None and not told):
         found.append(row(UNKNOWN))
-    return max(found, key=lambda r: (_SEVERITY[r.verdict_for(kind)], r.passes_on.weight))
+    return max(found, key=lambda r: severity(r, kind))
+
+
+def severity(terms: Row, kind: StudentKind) -> tuple[int, int]:
+    """How strict a row is; of two the larger decides."""
+    return _SEVERITY[terms.verdict_for(kind)], terms.passes_on.weight

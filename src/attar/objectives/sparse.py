@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attar.objectives.response.derived import divergence
+from attar.objectives.response.derived import divergence, log_probabilities_at
 from attar.signals import Listed, Sampled
 
 _INF = float("inf")
@@ -79,7 +79,7 @@ def sampled_kl(student_logits: Tensor, teacher_log_probs: Tensor, *, token_ids: 
     it keeps the tail's shape, and is noisy instead.
     """
     kept = token_ids != _PADDING
-    student = student_logits.log_softmax(-1).gather(-1, token_ids.clamp(min=0))
+    student = log_probabilities_at(student_logits, token_ids.clamp(min=0))
     gap = torch.where(kept, teacher_log_probs.detach() - student, 0.0)
     return (torch.where(kept, weights.detach(), 0.0) * gap).sum(-1)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from attar.plan.budget import check_budget
 from attar.plan.costs import estimate
+from attar.plan.ensemble import look_at_teacher, notes_of_first
 from attar.plan.language import look_at_language
 from attar.plan.layers import of_a_batch
 from attar.plan.lengths import lengths_of
@@ -20,7 +21,6 @@ from attar.plan.rollouts import check_rollouts
 from attar.plan.rows import look_at_rows, problem_of
 from attar.plan.settings import check_settings
 from attar.plan.student import look_at_student
-from attar.plan.teacher import look_at_teacher
 from attar.recipe import Recipe
 from attar.recipe.task import CausalLMSpec
 
@@ -39,7 +39,7 @@ def make_plan(recipe: Recipe, *, python_objects: bool = False, out: Path | None 
     teacher = look_at_teacher(recipe, rows, notes, python_objects)
     student = look_at_student(recipe, teacher, rows, notes, python_objects)
     lengths = lengths_of(recipe.task, rows, teacher.tokenizer) if isinstance(recipe.task, CausalLMSpec) else None
-    language = look_at_language(recipe, teacher, student, lengths, notes)
+    language = look_at_language(recipe, teacher, student, lengths, notes_of_first(recipe, notes))
     signals = check_objectives(recipe, teacher, student, rows, notes, python_objects)
     check_rollouts(recipe, notes)
     check_settings(recipe, teacher, rows, notes)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attar.plan.budget import BYTES
+from attar.plan.ensemble import specs_of
 from attar.plan.lengths import Lengths
 from attar.plan.notes import Notes
 from attar.plan.result import Estimate, SignalsPlan
@@ -134,10 +135,12 @@ def _disk(
     labelled = work.all_rows * (outputs + hidden) * _FLOAT
     if isinstance(recipe.task, CausalLMSpec):
         labelled = (work.rows or 0) * work.tokens * BYTES_A_TOKEN
+    elif teacher.members:  # a store each, of its own rows where they are routed, and the joined one
+        labelled *= 2 if teacher.routed else 1 + len(teacher.members)
     store = labelled if signals.mode == "store" else 0
     checkpoints = 0 if _frozen(recipe) else size * _FLOAT * _STATE * min(work.checkpoints, 2) * work.models
     folders = size * _FLOAT * work.models + sum(int(size * BYTES[e.precision]) for e in recipe.export)
-    fitted = _fits(recipe) * (teacher.plan.bytes or 0)
+    fitted = bool(_fitted(recipe)) * (teacher.plan.bytes or 0)
     parts = {"signals": store, "checkpoints": checkpoints, "models": folders + fitted}
     basis = ", ".join(f"{name} {part / 1e6:.0f} MB" for name, part in parts.items())
     return Estimate("disk", float(store + checkpoints + folders + fitted), "bytes", basis, free)
@@ -148,8 +151,9 @@ def _frozen(recipe: Recipe) -> bool:
     return not isinstance(recipe.student, FromConfigSpec) and recipe.student.lora is not None
 
 
-def _fits(recipe: Recipe) -> bool:
-    return isinstance(recipe.teacher, LocalTeacherSpec) and recipe.teacher.fit != "none"
+def _fitted(recipe: Recipe) -> list[LocalTeacherSpec]:
+    """The teachers that are fitted, each by itself."""
+    return [spec for spec in specs_of(recipe) if spec.fit != "none"]
 
 
 def _memory(recipe: Recipe, teacher: TeacherFound, student: StudentFound, work: Work) -> Estimate:
@@ -161,14 +165,13 @@ def _memory(recipe: Recipe, teacher: TeacherFound, student: StudentFound, work: 
         return Estimate("memory", None, "bytes", "a model's size is not known yet", _free_memory())
     if isinstance(recipe.task, CausalLMSpec):
         return _language_memory(recipe, student, work, size, theirs or 0)
-    fits = isinstance(recipe.teacher, LocalTeacherSpec) and recipe.teacher.fit == "full"
+    batches = [spec.fitting.batch_size for spec in _fitted(recipe) if spec.fit == "full"]
+    fits = bool(batches)
     training = size * _FLOAT * (_STATE + 1)
     teaching = (theirs or 0) * _FLOAT * (_STATE + 1 if fits else 1)
     active = max(
         _activations(recipe.training.batch_size, work.tokens, student.plan.layers, student.plan.hidden),
-        _activations(recipe.teacher.fitting.batch_size, work.tokens, teacher.plan.layers, teacher.plan.hidden)
-        if fits and isinstance(recipe.teacher, LocalTeacherSpec)
-        else 0.0,
+        _activations(max(batches), work.tokens, teacher.plan.layers, teacher.plan.hidden) if fits else 0.0,
     )
     basis = "weights, gradients, AdamW's moments and activations; Python and PyTorch take about 0.7 GB besides"
     return Estimate("memory", training + teaching + active, "bytes", basis, _free_memory())
@@ -189,7 +192,7 @@ def _language_memory(recipe: Recipe, student: StudentFound, work: Work, size: in
         "the head's gradient": tokens * wide * _FLOAT,
     }
     basis = ", ".join(f"{name} {part / 1e9:.2g} GB" for name, part in parts.items())
-    fitting = theirs * _FLOAT * (_STATE + 1) if _fits(recipe) else 0
+    fitting = theirs * _FLOAT * (_STATE + 1) if _fitted(recipe) else 0
     most = float(max(sum(parts.values()), fitting))
     return Estimate("memory", most, "bytes", f"{basis}; Python and PyTorch besides", _free_memory())
 
@@ -216,7 +219,8 @@ def _time(recipe: Recipe, teacher: TeacherFound, student: StudentFound, work: Wo
     if student.count is None or work.steps is None or work.rows is None or work.all_rows is None:
         return Estimate("time", None, "seconds", "the student's arithmetic or the number of rows is not known yet")
     live = signals.mode in ("live", "store")
-    if live and teacher.count is None:
+    theirs = teacher.flops(work.tokens)
+    if live and theirs is None:
         return Estimate("time", None, "seconds", "the teacher's arithmetic is not known yet")
     cores = (
         recipe.training.threads or len(os.sched_getaffinity(0))
@@ -225,7 +229,7 @@ def _time(recipe: Recipe, teacher: TeacherFound, student: StudentFound, work: Wo
     )
     speed = _FLOPS_PER_CORE * cores
     batch = recipe.training.batch_size * recipe.training.accumulate
-    theirs = 0.0 if teacher.count is None else teacher.count.flops(work.tokens)
+    theirs = theirs or 0.0
     step = max(3 * student.count.flops(work.tokens) * batch / speed, _STEP_OVERHEAD)
     total = work.steps * step * work.models
     total += (
@@ -233,21 +237,22 @@ def _time(recipe: Recipe, teacher: TeacherFound, student: StudentFound, work: Wo
         * theirs
         / speed
     )
-    total += _fitting(recipe, work, theirs, speed)
+    for spec, one in zip(specs_of(recipe), teacher.alone, strict=False):
+        total += _fitting(recipe, spec, work, one.flops(work.tokens) or 0.0, speed)
     machine = f"{cores} cores at {_FLOPS_PER_CORE / 1e9:g} GFLOP/s each"
     written = "; writing rollouts comes on top" if recipe.rollouts is not None and recipe.rollouts.fraction else ""
     basis = f"{work.steps:,} steps, {work.models} students, {machine}; within a factor of 3{written}"
     return Estimate("time", total, "seconds", basis)
 
 
-def _fitting(recipe: Recipe, work: Work, flops: float, speed: float) -> float:
-    """Seconds that fitting the teacher takes: passes over the training rows, thrice the arithmetic where it learns."""
-    if not isinstance(recipe.teacher, LocalTeacherSpec) or recipe.teacher.fit == "none" or work.rows is None:
+def _fitting(recipe: Recipe, spec: LocalTeacherSpec, work: Work, flops: float, speed: float) -> float:
+    """Seconds that fitting a teacher takes: passes over the training rows, thrice the arithmetic where it learns."""
+    if spec.fit == "none" or work.rows is None:
         return 0.0
     transfer = sum(getattr(spec, "rows", 0) or 0 for spec in recipe.data.transfer)
     train = max(work.rows - transfer, 0)
-    if recipe.teacher.fit == "probe":
+    if spec.fit == "probe":
         return train * flops / speed
-    fitting = recipe.teacher.fitting
+    fitting = spec.fitting
     steps = fitting.epochs * math.ceil(train / fitting.batch_size)
     return steps * max(3 * flops * fitting.batch_size / speed, _STEP_OVERHEAD)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from attar.plan.ensemble import told_members
 from attar.plan.language_heads import check_heads, check_widths
 from attar.plan.lengths import Lengths
 from attar.plan.notes import Notes
@@ -38,6 +39,7 @@ def look_at_language(
         "template": _template(task, teacher, student, own, notes),
         "heads": check_heads(recipe, teacher, student, notes),
         "length": _length(task, teacher, student if own else None, lengths, notes),
+        **({} if not teacher.members else {"teachers": told_members(recipe)}),
     }
 
 

@@ -21,9 +21,9 @@ _BIASES = ("lm_head.bias", "embed_out.bias", "output.bias")
 def check_widths(teacher: TeacherFound, student: StudentFound, own: bool, notes: Notes) -> str:
     """Outputs of both heads against their tokens; rows beyond the tokens are padding."""
     theirs, ours = _padding(teacher.config, teacher.tokenizer), _padding(student.config, student.tokenizer)
-    _enough(teacher.config, teacher.tokenizer, ("teacher", "model"), notes)
+    enough(teacher.config, teacher.tokenizer, ("teacher", "model"), notes)
     if own:
-        _enough(student.config, student.tokenizer, ("student", "model"), notes)
+        enough(student.config, student.tokenizer, ("student", "model"), notes)
         alike = student.relation is not None and student.relation.kind in ("same", "moved", "fewer")
         if alike and ours and theirs is not None and ours != theirs and student.tokenizer and teacher.tokenizer:
             width, count = student.tokenizer.width + ours, student.tokenizer.width
@@ -43,7 +43,8 @@ def _padding(config: dict[str, Any], tokenizer: Tokenizer | None) -> int | None:
     return None if width is None or tokenizer is None else width - tokenizer.width
 
 
-def _enough(config: dict[str, Any], tokenizer: Tokenizer | None, path: Path, notes: Notes) -> None:
+def enough(config: dict[str, Any], tokenizer: Tokenizer | None, path: Path, notes: Notes) -> None:
+    """Has the head an output for each of its tokenizer's tokens?"""
     padding = _padding(config, tokenizer)
     if padding is not None and padding < 0 and tokenizer is not None:
         width, last = tokenizer.width + padding, tokenizer.tokens[tokenizer.width - 1]
@@ -68,8 +69,8 @@ def check_heads(recipe: Recipe, teacher: TeacherFound, student: StudentFound, no
     spec = recipe.student
     path: Path = ("student", "config" if isinstance(spec, FromConfigSpec) else "model")
     biased = teacher.checkpoint is not None and any(name in teacher.checkpoint.shapes for name in _BIASES)
-    theirs = _head(teacher.config, ("teacher", "model"), notes)
-    ours = _head(student.config, path, notes) if isinstance(spec, FromConfigSpec | PretrainedSpec) else theirs
+    theirs = head(teacher.config, ("teacher", "model"), notes)
+    ours = head(student.config, path, notes) if isinstance(spec, FromConfigSpec | PretrainedSpec) else theirs
     shown = f"{told_head(theirs)}{', with a bias' if biased else ''}"
     if ours == theirs or ours is None or theirs is None:
         return shown
@@ -81,7 +82,7 @@ def check_heads(recipe: Recipe, teacher: TeacherFound, student: StudentFound, no
     return f"teacher {shown}; student {told_head(ours)}"
 
 
-def _head(config: dict[str, Any], path: Path, notes: Notes) -> tuple[float, float | None] | None:
+def head(config: dict[str, Any], path: Path, notes: Notes) -> tuple[float, float | None] | None:
     """Scale and softcap; None where they are not known."""
     kind = config.get("model_type")
     if not isinstance(kind, str):

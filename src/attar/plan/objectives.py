@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from attar.plan.ensemble import unshown
 from attar.plan.layers import check_layers, layer_signals, live_only, told_unpooled
 from attar.plan.notes import Notes
 from attar.plan.result import SignalsPlan
@@ -33,7 +34,7 @@ from attar.recipe.objectives import (
 )
 from attar.recipe.places import Path
 from attar.recipe.task import CausalLMSpec
-from attar.recipe.teacher import LocalTeacherSpec
+from attar.recipe.teacher import AskedSpec
 
 
 def check_objectives(
@@ -99,7 +100,7 @@ def describe(spec: RecordedSpec) -> str:
 def signals_mode(recipe: Recipe) -> Literal["live", "store", "stored"]:
     """How the teacher's signals reach the training: asked in every step, labelled once, or labelled elsewhere."""
     teacher = recipe.teacher
-    if not isinstance(teacher, LocalTeacherSpec):
+    if not isinstance(teacher, AskedSpec):
         return "stored"
     if teacher.signals == "auto":
         if isinstance(recipe.task, CausalLMSpec):
@@ -117,6 +118,10 @@ def _offered(
     if mode != "live" and live_only(spec):
         ask = "teacher.signals: live" if mode == "store" else "teacher.kind: local"
         notes.problem(path, f"{told_unpooled(spec)} not stored. Use {ask}, or hidden with pool: mean.")
+        return
+    if teacher.members and signal != "logits":
+        if (told := unshown(teacher, signal)) is not None:
+            notes.problem(path, f"{spec.kind} needs {signal}, but {told}")
         return
     if teacher.offers is None or not teacher.offers:
         return

@@ -40,6 +40,7 @@ class RowsFound:
     """Training texts (both of a pair joined), at most a sample."""
     whole: bool = True
     """Are `texts` all of the training texts?"""
+    tables: dict[str, Table] = field(default_factory=dict[str, Table])
 
     @property
     def training_rows(self) -> int | None:
@@ -91,7 +92,7 @@ def look_at_rows(recipe: Recipe, notes: Notes, python_objects: bool) -> RowsFoun
     if transfer != 0:
         counts["transfer"] = transfer
     texts, whole = _texts(task, train)
-    return RowsFound(DataPlan(spec.source, counts, tuple(train.columns), labels, labelled, note), texts, whole)
+    return RowsFound(DataPlan(spec.source, counts, tuple(train.columns), labels, labelled, note), texts, whole, chosen)
 
 
 def labels_given(task: TaskSpec) -> tuple[str, ...] | None:

@@ -20,7 +20,7 @@ from attar.recipe.outcome import EdgeSpec, GGUFSpec, OnnxSpec, WebSpec
 from attar.recipe.places import Path
 from attar.recipe.student import FromConfigSpec, FromTeacherSpec
 from attar.recipe.task import CausalLMSpec
-from attar.recipe.teacher import LocalTeacherSpec
+from attar.recipe.teacher import AskedSpec
 
 _NUMBERS = ("pearson", "spearman")
 _MANY_ANSWERS = 4000
@@ -80,7 +80,7 @@ def _regularisers(recipe: Recipe, notes: Notes) -> None:
         path: Path = ("training", "mixup")
         if is_text:
             notes.problem(path, "mixup mixes images, but the task is on texts. Remove it; token_dropout is for texts.")
-        elif not isinstance(recipe.teacher, LocalTeacherSpec) or recipe.teacher.signals == "store":
+        elif not isinstance(recipe.teacher, AskedSpec) or recipe.teacher.signals == "store":
             notes.problem(
                 path,
                 "the teacher must see each mixed image, a store cannot. Use teacher.kind: local with signals: live.",

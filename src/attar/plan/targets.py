@@ -12,7 +12,7 @@ from attar.recipe import Recipe
 from attar.recipe.places import Path
 from attar.recipe.targets import SAMPLED, TargetsSpec, unfit
 from attar.recipe.task import CausalLMSpec
-from attar.recipe.teacher import LocalTeacherSpec, StoredTeacherSpec
+from attar.recipe.teacher import AskedSpec, StoredTeacherSpec
 
 BYTES_A_TOKEN = 40
 """On disk: about what is stored of a token by default (see benchmarks/README.md)."""
@@ -25,7 +25,7 @@ NEEDS_TEACHER = (
 def check_targets(recipe: Recipe, stored: TargetsSpec | None, mode: str, notes: Notes) -> None:
     """Objectives that cannot read what is stored, and `targets` where nothing is stored; `stored`: of a store."""
     spec, language = recipe.teacher, isinstance(recipe.task, CausalLMSpec)
-    if isinstance(spec, LocalTeacherSpec) and spec.targets is not None and not (language and mode == "store"):
+    if isinstance(spec, AskedSpec) and spec.targets is not None and not (language and mode == "store"):
         said = "teacher.signals is not store" if language else f"task.kind is {recipe.task.kind}"
         notes.problem(
             ("teacher", "targets"), f"it tells what a store keeps of a language model's tokens, but {said}. Remove it."

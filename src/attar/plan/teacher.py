@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, cast
 
@@ -42,16 +42,34 @@ class TeacherFound:
     """Of a stored teacher: its signals; None for a live one, which offers logits and every layer."""
     targets: TargetsSpec | None = None
     """Of a language model's stored teacher: what is stored of each token."""
+    members: dict[str, TeacherFound] = field(default_factory=dict[str, "TeacherFound"])
+    """Of several teachers each, by name; what stands above is the first's, but for the plan and the offers."""
+    routed: bool = False
+    """Is each row asked of one of several?"""
 
     @property
     def config(self) -> dict[str, Any]:
         """Its configuration; empty where it is not known."""
         return {} if self.checkpoint is None else self.checkpoint.config
 
+    @property
+    def alone(self) -> tuple[TeacherFound, ...]:
+        """Each of several teachers, or itself."""
+        return tuple(self.members.values()) or (self,)
 
-def look_at_teacher(recipe: Recipe, rows: RowsFound, notes: Notes, python_objects: bool) -> TeacherFound:
-    """What can be seen of the recipe's teacher; problems go to `notes`."""
-    spec = recipe.teacher
+    def flops(self, tokens: float) -> float | None:
+        """Arithmetic of a row; of several teachers that are mixed all of it, of routed ones the mean. None: unknown."""
+        each = [None if one.count is None else one.count.flops(tokens) for one in self.alone]
+        known = [flops for flops in each if flops is not None]
+        if len(known) < len(each):
+            return None
+        return sum(known) / (len(known) if self.routed else 1)
+
+
+def look_at_one(
+    recipe: Recipe, spec: LocalTeacherSpec | StoredTeacherSpec, rows: RowsFound, notes: Notes, python_objects: bool
+) -> TeacherFound:
+    """What can be seen of one teacher; problems go to `notes`, by the places that the recipe's only teacher has."""
     match spec:
         case StoredTeacherSpec():
             return _stored(recipe, spec, rows, notes)
@@ -263,6 +281,7 @@ def _stored(recipe: Recipe, spec: StoredTeacherSpec, rows: RowsFound, notes: Not
         )
     elif labels and rows.plan.labels and labels != rows.plan.labels:
         notes.warn(path, "its labels stand in another order; if it is refused, give task.labels in the store's order.")
+    _several(recipe, cast("dict[str, Any]", manifest.get("facts") or {}), path, notes)
     about = cast("dict[str, Any]", manifest.get("about") or {})
     facts = cast("dict[str, Any]", about.get("facts") or {})
     widths = {int(layer): int(width) for layer, width in cast("dict[str, int]", about.get("widths") or {}).items()}
@@ -281,6 +300,18 @@ def _stored(recipe: Recipe, spec: StoredTeacherSpec, rows: RowsFound, notes: Not
     )
     targets = stored_targets(spec, manifest, path, notes) if isinstance(recipe.task, CausalLMSpec) else None
     return TeacherFound(plan, vocabulary=vocabulary, offers=offers, targets=targets)
+
+
+def _several(recipe: Recipe, facts: dict[str, Any], path: Path, notes: Notes) -> None:
+    """A store of several teachers serves elsewhere where nobody need ask them again or know how rows are routed."""
+    told = cast("dict[str, Any] | None", facts.get("teachers"))
+    if told and (told.get("route") or isinstance(recipe.task, CausalLMSpec)):
+        why = f'its rows are routed by "{told["route"]}"' if told.get("route") else "they judge the student, too"
+        notes.problem(
+            path,
+            f"several teachers made this store ({listed(told['members'], _SHOWN)}), and {why}. Use teacher.kind: "
+            "ensemble with signals: store.",
+        )
 
 
 def _manifest(folder: FilePath, path: Path, notes: Notes) -> tuple[FilePath, dict[str, Any]] | None:

@@ -15,7 +15,7 @@ from attar.recipe.places import Places
 from attar.recipe.rollouts import RolloutsSpec
 from attar.recipe.student import StudentSpec
 from attar.recipe.task import TaskSpec
-from attar.recipe.teacher import TeacherSpec
+from attar.recipe.teacher import EnsembleSpec, TeacherSpec
 from attar.recipe.training import TrainingSpec
 
 __all__ = ["Recipe"]
@@ -54,6 +54,14 @@ class Recipe(Spec):
         copy = self.model_copy()
         copy._places = places
         return copy
+
+    @property
+    def row_task(self) -> TaskSpec:
+        """The task as rows are read for it: with the column that routes them to one of several teachers, if any."""
+        teacher = self.teacher
+        if not isinstance(teacher, EnsembleSpec) or teacher.route is None:
+            return self.task
+        return self.task.model_copy(update={"slice_by": teacher.route.by})
 
     @property
     def hash(self) -> str:

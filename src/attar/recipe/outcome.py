@@ -87,7 +87,6 @@ class _EdgeSpec(Spec):
 
     max_abs: Rate | None = Field(default=None, description="As of `onnx`.")
     min_agreement: Fraction | None = Field(default=None, description="As of `onnx`.")
-    calibration_rows: Positive = Field(default=256, description="As of `onnx`.")
 
 
 class OpenVINOSpec(_EdgeSpec):
@@ -95,15 +94,14 @@ class OpenVINOSpec(_EdgeSpec):
 
     kind: Literal["openvino"]
     precision: Literal["fp32", "int8"] = Field(default="fp32", description="int8 is calibrated on training rows.")
+    calibration_rows: Positive = Field(default=256, description="As of `onnx`.")
 
 
 class LiteRTSpec(_EdgeSpec):
     """LiteRT (.tflite), for Android and small devices. One row at a time, every text at one length."""
 
     kind: Literal["litert"]
-    precision: Literal["fp32", "int8"] = Field(
-        default="fp32", description="int8 of convolutional nets is calibrated on training rows."
-    )
+    precision: Literal["fp32", "int8"] = Field(default="fp32", description="int8 scales activations at run time.")
     length: Positive | None = Field(
         default=None, description="Tokens that each text is padded to, and has at most; absent: the task's max_length."
     )
@@ -114,6 +112,7 @@ class ExecuTorchSpec(_EdgeSpec):
 
     kind: Literal["executorch"]
     precision: Literal["fp32", "int8"] = Field(default="fp32", description="int8 is for convolutional nets.")
+    calibration_rows: Positive = Field(default=256, description="As of `onnx`.")
     length: Positive | None = Field(default=None, description="As of `litert`.")
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from attar.recipe.base import Fraction, NonNegative, Positive, Rate, Spec
+from attar.recipe.base import Fraction, Name, NonNegative, Positive, Rate, Spec
 from attar.recipe.model import ModelConfig, RemoteCode, Revision, Source
 from attar.recipe.targets import TargetsSpec
 
@@ -32,10 +32,9 @@ class FittingSpec(Spec):
     seed: int = Field(default=0, ge=0, description="Seed of the fitting.")
 
 
-class LocalTeacherSpec(Spec):
-    """A Transformers or timm model on this machine."""
+class ModelSpec(Spec):
+    """A model that is asked, and how it is made ready for the task."""
 
-    kind: Literal["local"]
     model: Source | None = Field(default=None, description="The model; absent when `config` builds one.")
     config: ModelConfig | None = Field(default=None, description="Build an untrained teacher (`fit: full` trains it).")
     revision: Revision = None
@@ -54,6 +53,22 @@ class LocalTeacherSpec(Spec):
     label_map: dict[str, str] | None = Field(
         default=None, description="Teacher's label name -> the data's label name, where they differ."
     )
+    licence: str | None = Field(
+        default=None, description="SPDX id of the teacher's licence, if the table does not know it."
+    )
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.model is None) == (self.config is None):
+            raise ValueError("give either `model` or `config`")
+        if self.config is not None and self.fit != "full":
+            raise ValueError("a teacher built from `config` knows nothing: it needs `fit: full`")
+        return self
+
+
+class AskedSpec(Spec):
+    """How teachers on this machine are asked."""
+
     signals: Literal["auto", "live", "store"] = Field(
         default="auto",
         description="`store`: label once, train from disk. `live`: ask in every step. `auto`: `store`, but `live` "
@@ -68,17 +83,71 @@ class LocalTeacherSpec(Spec):
         default=8192,
         description="Tokens (text) or thousands of pixels (images) a labelling batch; on a CPU 1,024 at most.",
     )
-    licence: str | None = Field(
-        default=None, description="SPDX id of the teacher's licence, if the table does not know it."
+
+
+class LocalTeacherSpec(ModelSpec, AskedSpec):
+    """A Transformers or timm model on this machine."""
+
+    kind: Literal["local"]
+
+
+class MemberSpec(ModelSpec):
+    """One of several teachers."""
+
+    weight: Rate = Field(
+        default=1.0, description="Its share in the mixture, relative to the others'; not where rows are routed."
     )
 
+
+class RouteSpec(Spec):
+    """Which teacher is asked about a row, by what stands in a column."""
+
+    by: str = Field(min_length=1, description="The column.")
+    to: Annotated[dict[str, str], Field(min_length=1)] = Field(description="The column's value -> the teacher's name.")
+    otherwise: str | None = Field(
+        default=None, description="Name of the teacher for all other values; absent: another value is an error."
+    )
+
+
+class EnsembleSpec(AskedSpec):
+    """Several models that teach as one: mixed row by row, or each asked about rows of its own."""
+
+    kind: Literal["ensemble"]
+    members: Annotated[dict[Name, MemberSpec], Field(min_length=2)] = Field(
+        description="The teachers by name. A student that is cut from the teacher is cut from the first."
+    )
+    combine: Literal["probabilities", "logits"] = Field(
+        default="probabilities",
+        description="What is averaged by the members' weights: `probabilities`, at temperature 1 (the objectives' "
+        "temperature is applied to the log of the mixture), or `logits`, which makes the normalised geometric mean.",
+    )
+    route: RouteSpec | None = Field(default=None, description="Each row to one teacher; absent: all are mixed.")
+
     @model_validator(mode="after")
-    def _one_origin(self) -> LocalTeacherSpec:
-        if (self.model is None) == (self.config is None):
-            raise ValueError("give either `model` or `config`")
-        if self.config is not None and self.fit != "full":
-            raise ValueError("a teacher built from `config` knows nothing: it needs `fit: full`")
+    def _all_are_asked(self) -> Self:
+        if self.route is None:
+            return self
+        named = [*self.route.to.values(), *([] if self.route.otherwise is None else [self.route.otherwise])]
+        if strangers := [name for name in named if name not in self.members]:
+            raise ValueError(
+                f'`route` leads to "{strangers[0]}", which is none of the members: {", ".join(self.members)}'
+            )
+        if unasked := [name for name in self.members if name not in named]:
+            raise ValueError(f'`route` leads no row to "{unasked[0]}": remove it, or add a value to `route.to`')
+        if "combine" in self.model_fields_set or any("weight" in one.model_fields_set for one in self.members.values()):
+            raise ValueError("`combine` and `weight` are of mixtures, and with `route` each row has one teacher")
         return self
+
+    def alone(self, name: str) -> LocalTeacherSpec:
+        """A member as it would be asked without the others."""
+        fields = {key: getattr(self.members[name], key) for key in ModelSpec.model_fields}
+        return LocalTeacherSpec(kind="local", signals=self.signals, batch_tokens=self.batch_tokens, **fields)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The members' shares, which sum to 1."""
+        total = sum(member.weight for member in self.members.values())
+        return tuple(member.weight / total for member in self.members.values())
 
 
 class StoredTeacherSpec(Spec):
@@ -96,4 +165,4 @@ class StoredTeacherSpec(Spec):
     )
 
 
-TeacherSpec = Annotated[LocalTeacherSpec | StoredTeacherSpec, Field(discriminator="kind")]
+TeacherSpec = Annotated[LocalTeacherSpec | StoredTeacherSpec | EnsembleSpec, Field(discriminator="kind")]

@@ -99,6 +99,8 @@ def _metadata(run: RunFacts) -> ModelCardData:
 
 def _base_model(run: RunFacts) -> str | None:
     """The teacher's id on the Hub, where it has one."""
+    if run.policy.members:
+        return None
     row = next((r for r in policy_rows() if r.id == run.policy.rule), None)
     if row is not None and row.hub is not None:
         return row.hub
@@ -262,12 +264,18 @@ def _limits(run: RunFacts) -> str:
 def _terms(run: RunFacts) -> str:
     p = run.policy
     lines = [
-        f"- Teacher: {_text(p.teacher)}, licence {_text(p.licence or 'not stated')}.",
+        f"- Teacher: {_text(p.teacher)}, licence {_text(p.licence or 'not stated')}"
+        + (", by the strictest terms of these." if p.members else "."),
         f"- Decision: {p.decision} (verdict {p.verdict}, row {_code(p.rule)}). {_text(p.reason)}",
         f"- Source: {_text(p.source)}; read {_text(p.date)}.",
     ]
     if p.decided_by:
         lines.append(f"- Decided by: {_text(p.decided_by)}.")
+    lines += [
+        f"- One of the teachers: {_text(one.name)}, licence {_text(one.licence or 'not stated')} "
+        f"(verdict {one.verdict}, row {_code(one.rule)})."
+        for one in p.members
+    ]
     if p.start:
         lines.append(
             f"- The student starts from {_text(p.start.name)}, licence {_text(p.start.licence or 'not stated')} "

@@ -68,13 +68,16 @@ def policy(run: RunFacts) -> Html:
     p = run.policy
     facts: list[tuple[str, Child]] = [
         ("Teacher", tag("bdi", p.teacher)),
-        ("Licence", p.licence or "not stated"),
+        ("Licence", f"{p.licence or 'not stated'}{', by the strictest terms' if p.members else ''}"),
         ("Verdict", f"{p.verdict} (row {p.rule})"),
         ("Why", p.reason),
         ("Source", f"{p.source}; read {p.date}"),
     ]
     if p.decided_by:
         facts.append(("Decided by", p.decided_by))
+    for one in p.members:
+        own = f", {one.licence or 'licence not stated'}; {one.verdict} (row {one.rule})"
+        facts.append(("One of the teachers", tag("span", tag("bdi", one.name), own)))
     if p.start:
         own = f", {p.start.licence or 'licence not stated'}; {p.start.verdict} (row {p.start.rule})"
         facts.append(("The student starts from", tag("span", tag("bdi", p.start.name), own)))

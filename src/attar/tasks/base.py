@@ -21,6 +21,8 @@ Processor = Any
 """A tokenizer or an image processor of Transformers, or the image view of a timm model."""
 
 NO_LABEL = -100
+ROUTE = "route"
+"""Name among a batch's inputs, int64 [N]: which of several teachers is asked about a row."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Encoded:
     """int64 [N], float32 [N, C] or float32 [N]; -100 or NaN where a row has none."""
     truncated: int = 0
     """Rows that were cut."""
+    route: np.ndarray | None = None
+    """int64 [N]: by number, which of several teachers is asked about a row; None: nobody need know."""
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -99,7 +103,9 @@ class Task(Protocol):
         ...
 
     def batch(self, encoded: Encoded, rows: Sequence[int] | np.ndarray, processor: Processor) -> dict[str, Tensor]:
-        """Padded inputs of some rows, as keywords of the model's forward (labels are not among them)."""
+        """Padded inputs of some rows, as keywords of the model's forward (labels are not among them); and, for several
+        teachers, `ROUTE` where the rows have one.
+        """
         ...
 
     def content_keys(self, rows: Dataset) -> list[str]:

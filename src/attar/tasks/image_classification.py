@@ -27,6 +27,7 @@ from attar.hashing import hash_bytes
 from attar.recipe.task import ImageClassificationSpec
 from attar.tasks.base import Encoded, Problem, Processor
 from attar.tasks.heads import METRICS, build_with_head, head_fields, label_array, load_with_head
+from attar.tasks.padding import routed
 from attar.tasks.timm_models import PREFIX, needs_timm, plain_processor, timm_model, timm_processor
 
 _CHUNK = 64
@@ -130,8 +131,8 @@ class ImageClassification:
 
     def batch(self, encoded: Encoded, rows: Sequence[int] | np.ndarray, processor: Processor) -> dict[str, Tensor]:
         """`pixel_values`, float32 [N, 3, H, W], scaled and normalised as the processor does it."""
-        pixels = cast("np.ndarray", encoded.inputs["pixel_values"])
-        return {"pixel_values": _scaled(pixels[np.asarray(rows, dtype=np.int64)], processor)}
+        pixels, chosen = cast("np.ndarray", encoded.inputs["pixel_values"]), np.asarray(rows, dtype=np.int64)
+        return {"pixel_values": _scaled(pixels[chosen], processor), **routed(encoded, chosen)}
 
     def content_keys(self, rows: Dataset) -> list[str]:
         """Hash of size and RGB pixels, before resizing."""

@@ -31,13 +31,20 @@ def sequence_keys(encoded: Sequences, outputs: np.ndarray | None = None) -> list
     """A content key for each sequence: a hash of its tokens, and of which are learned.
 
     `outputs` int64: the teacher's number of each of the student's tokens, so that both have one key for what both read
-    alike, token by token, and no other; None: numbers are as they are.
+    alike, token by token, and no other; None: numbers are as they are. Of several teachers the one that is asked
+    counts.
     """
     ids = encoded.inputs["input_ids"]
-    return [
+    keys = [
         hash_bytes((one if outputs is None else outputs[one]).astype("<i8").tobytes(), np.packbits(learned).tobytes())
         for one, learned in zip(ids, encoded.learned, strict=True)
     ]
+    return keys if encoded.route is None else routed_keys(keys, encoded.route)
+
+
+def routed_keys(keys: Sequence[str], route: np.ndarray) -> list[str]:
+    """Content keys of rows whose signals also hang on which of several teachers is asked, int64 [N]."""
+    return [hash_bytes(key.encode(), str(number).encode()) for key, number in zip(keys, route.tolist(), strict=True)]
 
 
 class Targets(NamedTuple):
@@ -85,6 +92,7 @@ def with_answers(encoded: Sequences, rows: Sequence[int] | np.ndarray, answers: 
         labels=np.array([int(one.sum()) for one in learned], dtype=np.int64),
         learned=learned,
         owners=encoded.owners[chosen],
+        route=None if encoded.route is None else encoded.route[chosen],
     )
 
 

@@ -8,7 +8,7 @@ from typing import assert_never
 from attar.errors import TeacherError
 from attar.recipe import Recipe
 from attar.recipe.task import CausalLMSpec
-from attar.recipe.teacher import LocalTeacherSpec, StoredTeacherSpec
+from attar.recipe.teacher import EnsembleSpec, LocalTeacherSpec, StoredTeacherSpec
 from attar.signals import Wanted
 from attar.tasks.base import Task
 from attar.teachers.fitted import TEACHER, load_fitted, read_fitted
@@ -34,6 +34,8 @@ def teacher_of(folder: Path, recipe: Recipe, task: Task) -> tuple[LocalTeacher, 
                     "`teacher.rescore_with`."
                 )
             return found, 1.0
+        case EnsembleSpec():
+            raise TeacherError("several teachers taught this student; no one model stands for them. See its report.")
         case LocalTeacherSpec() as spec if spec.fit == "none":
             return load_local(spec, task), 1.0
         case LocalTeacherSpec() as spec:

@@ -71,7 +71,7 @@ def label(
         widths = {name: value.shape[1] for name, value in signals.items()}
         return write_shard(piece.folder, piece.name, piece.keys, signals), widths
 
-    manifest = _manifest(task, wanted, key_facts, about)
+    manifest = row_manifest(task, wanted, key_facts, about)
     teacher.model.to(device)
     return fill(
         store, manifest, teacher.processor, encoded_by_split, make, kind=Store, shard_rows=shard_rows, progress=progress
@@ -139,10 +139,11 @@ def fill(
 
 def store_folder(teacher: LocalTeacher, task: Task, wanted: Wanted, store: Path, key_facts: Mapping[str, Any]) -> Path:
     """Where `label` with these arguments writes. Raises TeacherError where a layer is absent, StoreError as there."""
-    return store / "signals" / _manifest(task, teacher.resolve(wanted), key_facts, None).key
+    return store / "signals" / row_manifest(task, teacher.resolve(wanted), key_facts, None).key
 
 
-def _manifest(task: Task, wanted: Wanted, key_facts: Mapping[str, Any], about: Mapping[str, Any] | None) -> Manifest:
+def row_manifest(task: Task, wanted: Wanted, key_facts: Mapping[str, Any], about: Mapping[str, Any] | None) -> Manifest:
+    """The manifest of a store of rows that holds nothing yet; `wanted` is resolved."""
     return Manifest(dict(key_facts), offers_of(wanted), task.labels, dict(about or {}))
 
 

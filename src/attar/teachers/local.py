@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 
 from attar.errors import AttarError, TeacherError
 from attar.facts import SourceFacts
+from attar.heads import head_width
 from attar.identity import hash_module
 from attar.recipe.teacher import LocalTeacherSpec
-from attar.signals import HiddenKey, Inside, Wanted, ask, look_inside
+from attar.signals import HiddenKey, Inside, Speaker, Wanted, ask, look_inside
 from attar.tasks.base import Processor, Task
 from attar.tasks.causal_lm import CausalLM
 from attar.tasks.tokenizers import ready
@@ -39,8 +40,8 @@ from attar.teachers.origin import (
 class LocalTeacher:
     """A model that can be asked for signals, and what is known of it."""
 
-    model: Frozen
-    """Eval mode, no gradients; logits in the order of the task's labels. The bare model is `model.model`."""
+    model: Frozen | Speaker
+    """Eval mode, no gradients; logits in the order of the task's labels. Of several teachers all of them."""
     processor: Processor
     family: str
     """Transformers' model_type, or the module's class name."""
@@ -52,6 +53,30 @@ class LocalTeacher:
     folder: Path | None = None
     warnings: list[str] = field(default_factory=list[str])
     """What the user should hear about the label map."""
+    members: Mapping[str, LocalTeacher] = field(default_factory=dict[str, "LocalTeacher"])
+    """By name, where it is several teachers."""
+
+    @property
+    def core(self) -> nn.Module:
+        """The bare model, which a student is cut from; of several teachers the first's."""
+        if isinstance(self.model, Frozen):
+            return self.model.model
+        return next(iter(self.members.values())).core
+
+    @property
+    def speaker(self) -> nn.Module:
+        """Who is asked about each token of a language model."""
+        return self.model.model if isinstance(self.model, Frozen) else self.model
+
+    @property
+    def alone(self) -> Mapping[str, LocalTeacher]:
+        """Each of several teachers, or itself as `teacher`."""
+        return self.members or {"teacher": self}
+
+    @property
+    def outputs(self) -> int:
+        """Logits that a language model gives; of several the fewest. Raises PlanError as `head_width` does."""
+        return min(head_width(one.core) for one in self.alone.values())
 
     @property
     def widths(self) -> Mapping[int, int]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from attar.errors import TeacherError
-from attar.logits import Head, Projection
+from attar.mixture import Told, blocks_of, width_of
 from attar.signals import Wanted, ask
 from attar.tasks.base import Task
 from attar.tasks.sequences import Sequences, targets_of
@@ -128,7 +128,8 @@ def take_tokens(
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         places = np.repeat(ends[batch] - counts, counts) + within
         logits = _project(teacher, task, encoded, rows[batch], outputs, device)
-        width, head, step = logits.width, Head.of(logits), max(_BLOCK // logits.width, 1)
+        width, head = width_of(logits), blocks_of(logits)
+        step = max(_BLOCK // width, 1)
         for start in range(0, max(len(places), 1), step):
             chosen = places[start : start + step]
             with torch.no_grad():
@@ -141,13 +142,13 @@ def take_tokens(
 
 def _project(
     teacher: LocalTeacher, task: Task, encoded: Sequences, rows: np.ndarray, outputs: Tensor | None, device: str
-) -> Projection:
+) -> Told:
     inputs = {name: value.to(device) for name, value in task.batch(encoded, rows, teacher.processor).items()}
     positions = torch.from_numpy(targets_of(encoded, rows).positions).to(device)
     with torch.no_grad():
-        found = ask(teacher.model.model, inputs, Wanted(), positions)
+        found = ask(teacher.speaker, inputs, Wanted(), positions)
         logits = (found if outputs is None else found.of_outputs(outputs.to(device))).logits
-    assert isinstance(logits, Projection), "positions make a projection"
+    assert logits is not None, "logits are wanted"
     return logits
 
 

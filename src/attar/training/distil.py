@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedModel
 
 from attar.errors import PlanError
@@ -78,8 +76,9 @@ class Distil(nn.Module):
     def kept(self, batch: Mapping[str, Any]) -> dict[str, int]:
         """What each term keeps of a micro-batch, the keywords of `forward` without `counts`."""
         met = None if batch.get("meeting") is None else Meeting(**batch["meeting"])
-        labels = cast("Tensor", batch["labels"])
-        return self.terms.kept(labels, len(labels), batch["inputs"].get("attention_mask"), met)
+        labels, inputs = cast("Tensor", batch["labels"]), cast("dict[str, Tensor]", batch["inputs"])
+        texts = len(next(iter(inputs.values())))
+        return self.terms.kept(labels, len(labels), inputs.get("attention_mask"), met, texts=texts)
 
     def _teacher(
         self, signals: dict[str, Any] | None, view: dict[str, Tensor] | None, positions: Tensor | None
@@ -111,26 +110,3 @@ def recompute_layers(model: nn.Module, on: bool = True) -> None:
         core.activation_checkpointing_enable({"use_reentrant": False})
     else:
         core.activation_checkpointing_disable()
-
-
-@contextmanager
-def full_precision_heads(models: list[nn.Module], outputs: int) -> Generator[None]:
-    """Let the heads write float32 under autocast: rounded to bf16, logits spoil the gradient of a small KL.
-
-    A model's head is its last `nn.Linear` with `outputs` outputs, if there is one. For the time of the block only.
-    """
-    with ExitStack() as undo:
-        for model in models:
-            linear = [part for part in model.modules() if isinstance(part, nn.Linear)]
-            for head in [part for part in linear if part.out_features == outputs][-1:]:
-                head.forward = _float32(head)
-                undo.callback(head.__dict__.pop, "forward")
-        yield
-
-
-def _float32(layer: nn.Linear) -> Any:
-    def forward(states: Tensor) -> Tensor:
-        with torch.autocast(states.device.type, enabled=False):
-            return functional.linear(states.float(), layer.weight, layer.bias)
-
-    return forward

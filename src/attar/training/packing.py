@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from attar.packing import packed, unpackable
 from attar.recipe.training import TrainingSpec
 from attar.tasks.base import Encoded, Processor, Task
 from attar.tasks.sequences import Sequences
+from attar.teachers.ensemble import models_of
 from attar.training.rows import TrainingRows
 
 _COMPARED = 4
@@ -33,7 +35,8 @@ def packing(spec: TrainingSpec, model: nn.Module, rows: TrainingRows, task: Task
         return
     sides: list[tuple[nn.Module, Encoded, Processor]] = [(model, rows.student, rows.processor)]
     if rows.live is not None:
-        sides.append((rows.live.model, rows.live.encoded, rows.live.processor))
+        plain = replace(rows.live.encoded, route=None)
+        sides += [(one, plain, rows.live.processor) for one in models_of(rows.live.model)]
     able: list[Any] = []
     for one, encoded, processor in sides:
         order = np.argsort(encoded.lengths, kind="stable")

@@ -17,13 +17,15 @@ from attar.recipe.rollouts import RolloutsSpec
 from attar.recipe.training import TrainingSpec
 from attar.tasks.base import Task
 from attar.tasks.sequences import Sequences
+from attar.teachers.ensemble import models_of
 from attar.training.arguments import log_every, total_steps, training_arguments
 from attar.training.callbacks import Bar, Events, JsonLog, Progress, Schedule, curve
 from attar.training.checkpoints import Checkpoints, Mark, load_learned, repeatable
 from attar.training.collate import Collator
-from attar.training.distil import Distil, full_precision_heads, recompute_layers
+from attar.training.distil import Distil, recompute_layers
 from attar.training.gradients import gradient_norms
 from attar.training.packing import packing
+from attar.training.precision import full_precision_heads
 from attar.training.rollouts import make_rollouts, rollout_facts
 from attar.training.rows import Batches, TrainingRows
 from attar.training.trainer import DistilTrainer, Evaluate
@@ -68,7 +70,7 @@ def train(
             trainer.add_callback(JsonLog(log, phase, trainer.checkpoints.history()))
         found, balance = trainer.checkpoints.newest(), trainer.distil.terms.courses.balance
         _require_as_many(found, trainer.args.world_size)
-        live = [] if rows.live is None else [rows.live.model]
+        live = [] if rows.live is None else models_of(rows.live.model)
         with packing(spec, trainer.distil.student, rows, task) as is_packed:
             if balance is not None and found is None:
                 balance.take(gradient_norms(trainer, list(balance.weights)))

@@ -31,6 +31,7 @@ from attar.training.checkpoints import SCHEDULE, STATE, Checkpoints, Mark, learn
 from attar.training.clock import Clock
 from attar.training.collate import Collator
 from attar.training.distil import Distil
+from attar.training.precision import rounded_products
 from attar.training.rollouts import Deferred, Rollouts, told
 from attar.training.rows import Batch, Batches, Places
 from attar.training.sharding import load_optimizer, load_weights, own_part, save_state, shard, whole_state
@@ -152,6 +153,11 @@ class DistilTrainer(Trainer):
         device.
         """
         return self._prepare_inputs(self.collator(batch))
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Forward and backward of a micro-batch, in the recipe's precision."""
+        with rounded_products(self.args.bf16):
+            return super().training_step(*args, **kwargs)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

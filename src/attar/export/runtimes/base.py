@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attar.errors import ExportError, MissingExtra
+from attar.export.quiet import quiet
 
 Array = NDArray[Any]
 Inputs = Mapping[str, Any]
@@ -59,8 +60,9 @@ class Runner(ABC):
 
 
 def need(module: str, extra: str, purpose: str) -> Any:
-    """An optional package's module. Raises MissingExtra with the pip command."""
+    """An optional package's module, imported in silence. Raises MissingExtra with the pip command."""
     try:
-        return importlib.import_module(module)
+        with quiet():
+            return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtra(module.split(".")[0], extra, purpose) from error

@@ -30,15 +30,16 @@ class LiteRTRunner(Runner):
             with quiet():
                 self._interpreter: Any = package.Interpreter(str(folder / MODEL), num_threads=threads)
                 self._interpreter.allocate_tensors()
-                self._signature = self._interpreter.get_signature_runner(SIGNATURE)
+                signature = self._interpreter.get_signature_runner(SIGNATURE)
         except Exception as error:  # the interpreter raises ValueError and RuntimeError for all that can go wrong
             raise ExportError(
                 f"{folder / MODEL}: {self.runtime} cannot run it ({reason(error)}). Export again, or install a newer "
                 "ai-edge-litert."
             ) from error
-        given = self._signature.get_input_details()
-        (answer,) = self._signature.get_output_details().values()
-        self.inputs = list(given)
+        given = signature.get_input_details()
+        (answer,) = signature.get_output_details().values()
+        order = [one["index"] for one in self._interpreter.get_input_details()]
+        self.inputs = sorted(given, key=lambda name: order.index(given[name]["index"]))
         self.outputs = [OUTPUT]
         self.classes = int(answer["shape"][-1])
         self._types = {name: one["dtype"] for name, one in given.items()}

@@ -10,6 +10,7 @@ import torch
 
 from attar.errors import TrainingError
 from attar.logits import Logits, Projection, arithmetic
+from attar.mixture import dense
 from attar.objectives.reduction.share import Reduced, Share, sides
 
 
@@ -24,7 +25,7 @@ def reduce_batch(student: Logits, share: Share) -> Reduced:
     with torch.autocast(device.type, enabled=False):
         rows = arithmetic(student.dense() if isinstance(student, Projection) else student)
         with torch.no_grad():
-            target = arithmetic(share.target.dense() if isinstance(share.target, Projection) else share.target.detach())
+            target = arithmetic(dense(share.target).detach())
         ours, theirs, given, _ = sides(share, rows, target, slice(None))
         nothing = rows[:0].sum()
         if not len(ours):

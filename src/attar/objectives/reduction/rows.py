@@ -23,6 +23,7 @@ from torch import Tensor
 
 from attar.errors import TrainingError
 from attar.logits import Gradients, Head, Logits, Needs, Projection, Rows, arithmetic
+from attar.mixture import Blocks, blocks_of
 from attar.objectives.reduction.share import Reduced, Share, sides
 from attar.objectives.reduction.soundness import explain, sound
 
@@ -138,10 +139,11 @@ class _Targets:
     """What the shares compare with, block by block; terms that read the same teacher share its projection."""
 
     def __init__(self, shares: Sequence[Share]) -> None:
-        heads: dict[int, Head] = {}
+        heads: dict[int, Blocks] = {}
         for share in shares:
             if id(share.target) not in heads:
-                heads[id(share.target)] = Head.of(share.target).detach()
+                with torch.no_grad():
+                    heads[id(share.target)] = blocks_of(share.target)
         self._heads = [heads[id(share.target)] for share in shares]
         self._blocks: dict[int, Tensor] = {}
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from attar.errors import TrainingError
-from attar.logits import Logits, Rows
+from attar.logits import Rows
+from attar.mixture import Told
 from attar.objectives.transform import standardise_logits
 
 RowFunction = Callable[..., Tensor]
@@ -40,7 +41,7 @@ class Share:
     """One term's share in a micro-batch: what it compares the student's rows with, which rows, and its denominator."""
 
     term: Term
-    target: Logits
+    target: Told
     """[N, ...]; never receives a gradient."""
     keep: Tensor | None
     """bool [N]; None keeps all rows."""

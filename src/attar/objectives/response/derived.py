@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_INF = float("inf")
 Number = float | Tensor
 """A number, or one a row: [N, 1]."""
 
@@ -26,6 +25,11 @@ def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
 def divergence_of_logits(teacher: Tensor, student: Tensor) -> Tensor:
     """KL(p || q) as `divergence` has it, from logits; the student's have a gradient, q - p."""
     return cast("Tensor", _OfLogits.apply(teacher, student))
+
+
+def log_probabilities_at(logits: Tensor, ids: Tensor) -> Tensor:
+    """Log q, [N, S], of the outputs `ids` (int64 [N, S]) of rows of logits [N, V]."""
+    return cast("Tensor", _At.apply(logits, ids))
 
 
 def to_mixture(
@@ -81,7 +85,7 @@ class _Divergence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, log_p: Tensor, log_q: Tensor) -> Tensor:
         p = log_p.exp()
-        gap = _without_zeros(log_p - log_q, p, log_p, log_q)
+        gap = (log_p - log_q).masked_fill_(p == 0.0, 0.0)
         ctx.save_for_backward(p, gap if ctx.needs_input_grad[0] else None)
         return not_negative((p * gap).sum(-1))
 
@@ -97,31 +101,56 @@ class _Divergence(torch.autograd.Function):
 
 
 class _OfLogits(torch.autograd.Function):
-    """The same from logits: nothing but log q and p is held, and autograd's step through each softmax is saved."""
+    """The same from logits: no log-probability is written down, and autograd's step through each softmax is saved."""
 
     @staticmethod
     def forward(ctx: Any, teacher: Tensor, student: Tensor) -> Tensor:
-        log_p, log_q = teacher.log_softmax(-1), student.log_softmax(-1)
-        p = log_p.exp()
-        ctx.save_for_backward(p, log_q)
-        return not_negative(_without_zeros(log_p - log_q, p, log_p, log_q).mul_(p).sum(-1))
+        (log_p, p, of_p), (log_q, q, of_q) = _unnormalised(teacher), _unnormalised(student)
+        shift = of_p.log() - of_q.log()
+        value = (log_p - log_q).sub_(shift).mul_(p).sum(-1)
+        if value.device.type != "cpu" or not bool(torch.isfinite(value).all()):  # 0 log 0 somewhere; rare, so seen late
+            value = (log_p - log_q).sub_(shift).masked_fill_(p == 0.0, 0.0).mul_(p).sum(-1)
+        ctx.save_for_backward(p, of_p, q, of_q)
+        return not_negative(value / of_p.squeeze(-1))
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides the names
         ctx: Any, *outer: Tensor
     ) -> tuple[None, Tensor]:
-        p, log_q = ctx.saved_tensors
-        return None, log_q.exp().sub_(p).mul_(outer[0].unsqueeze(-1))
+        p, of_p, q, of_q = ctx.saved_tensors
+        each = outer[0].unsqueeze(-1)
+        return None, (q * (each / of_q)).addcmul_(p, each / of_p, value=-1.0)
 
 
-def _without_zeros(gap: Tensor, p: Tensor, log_p: Tensor, log_q: Tensor) -> Tensor:
-    """`gap`, log p - log q, with 0 where p is 0. On a CPU it is looked first whether anything could spoil a product
-    with p there: comparing and masking take three times as long.
+class _At(torch.autograd.Function):
+    """log q at some outputs: the derivative of each by the logits is 1 at its own output, less q."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, ids: Tensor) -> Tensor:
+        log_q, q, of_q = _unnormalised(logits)
+        ctx.save_for_backward(q, of_q, ids)
+        return log_q.gather(-1, ids).sub_(of_q.log())
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides the names
+        ctx: Any, *outer: Tensor
+    ) -> tuple[Tensor, None]:
+        q, of_q, ids = ctx.saved_tensors
+        return (q * (outer[0].sum(-1, keepdim=True) / of_q).neg_()).scatter_add_(-1, ids, outer[0]), None
+
+
+def _unnormalised(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits less the largest of their row, the exponentials of these, and their sum [N, 1].
+
+    Log-probabilities are the first less the logarithm of the last: written out, `log_softmax` takes longer than both.
     """
-    if gap.device.type == "cpu" and gap.numel() and all(bool(side.amin() > -_INF) for side in (log_p, log_q)):
-        return gap
-    return gap.masked_fill_(p == 0.0, 0.0)
+    if not logits.shape[-1]:
+        return logits, logits, logits.new_ones((*logits.shape[:-1], 1))
+    log_q = logits - logits.amax(-1, keepdim=True)
+    q = log_q.exp()
+    return log_q, q, q.sum(-1, keepdim=True)
 
 
 def _to_mixture(

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attar.objectives.response.derived import divergence, to_mixture
-from attar.objectives.response.kl import log_probabilities
+from attar.objectives.response.derived import to_mixture
+from attar.objectives.response.kl import forward_kl, log_probabilities, reverse_kl
 
 
 def jsd(student_logits: Tensor, teacher_logits: Tensor, *, beta: float = 0.5) -> Tensor:
@@ -25,11 +25,11 @@ def jsd(student_logits: Tensor, teacher_logits: Tensor, *, beta: float = 0.5) ->
     """
     if not 0.0 <= beta <= 1.0:
         raise ValueError(f"jsd: beta is {beta}; it is the teacher's share of the mixture, so 0 <= beta <= 1")
-    student, teacher = log_probabilities(student_logits, teacher_logits)
     if beta == 0.0:
-        return divergence(teacher, student)
+        return forward_kl(student_logits, teacher_logits)
     if beta == 1.0:
-        return divergence(student, teacher)
+        return reverse_kl(student_logits, teacher_logits)
+    student, teacher = log_probabilities(student_logits, teacher_logits)
     return to_mixture(teacher, student, share=beta, of_p=beta, of_q=1.0 - beta)
 
 
@@ -43,9 +43,9 @@ def skew_kl(student_logits: Tensor, teacher_logits: Tensor, *, alpha: float = 0.
     `skew_reverse_kl`, `jsd` (both directions to one mixture).
     """
     _require_share("skew_kl", alpha)
-    student, teacher = log_probabilities(student_logits, teacher_logits)
     if alpha == 0.0:
-        return divergence(teacher, student)
+        return forward_kl(student_logits, teacher_logits)
+    student, teacher = log_probabilities(student_logits, teacher_logits)
     return to_mixture(teacher, student, share=alpha, of_p=1.0, of_q=0.0)
 
 
@@ -60,9 +60,9 @@ def skew_reverse_kl(student_logits: Tensor, teacher_logits: Tensor, *, alpha: fl
     `jsd`.
     """
     _require_share("skew_reverse_kl", alpha)
-    student, teacher = log_probabilities(student_logits, teacher_logits)
     if alpha == 0.0:
-        return divergence(student, teacher)
+        return reverse_kl(student_logits, teacher_logits)
+    student, teacher = log_probabilities(student_logits, teacher_logits)
     return to_mixture(teacher, student, share=1.0 - alpha, of_p=0.0, of_q=1.0)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attar.objectives.response.derived import divergence
+from attar.objectives.response.derived import divergence_of_logits
 
 _INF = float("inf")
 
@@ -30,5 +30,5 @@ def taid(student_logits: Tensor, teacher_logits: Tensor, *, progress: float | Te
     gone = (student_logits == -_INF) | (teacher_logits == -_INF)
     with torch.no_grad():
         near, far = (side.to(student_logits.dtype).masked_fill(gone, 0.0) for side in (student_logits, teacher_logits))
-        target = torch.lerp(near, far, progress).masked_fill(gone, -_INF).log_softmax(-1)
-    return divergence(target, student_logits.log_softmax(-1))
+        target = torch.lerp(near, far, progress).masked_fill(gone, -_INF)
+    return divergence_of_logits(target, student_logits)

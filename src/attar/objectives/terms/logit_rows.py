@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from attar.errors import TrainingError
-from attar.logits import Logits, Projection
+from attar.logits import Logits
+from attar.mixture import Mixture, Told, device_of, width_of
 from attar.objectives.chance import row_keys
 from attar.objectives.reduction.share import Share, Term
 from attar.objectives.terms.courses import Moment
@@ -74,6 +75,8 @@ class LogitRows:
         """The student's rows, and by name the share of each term. Raises TrainingError where sides don't fit."""
         logits = present(student.logits, "the student's logits")
         rows = self._rows(logits)
+        if isinstance(rows, Mixture):
+            raise TrainingError("a student is one model: its logits are no mixture.")
         cells = 1  # two-class rows that one row becomes
         if self.problem == "multi_label" and isinstance(logits, Tensor):
             cells = logits.shape[1]
@@ -103,14 +106,14 @@ class LogitRows:
             if term.progress:
                 given["progress"] = moment.progress.get(name, moment.done)
             if term.keys:
-                given["keys"] = draw.keys(name, len(rows), _device(rows), moment.done)
+                given["keys"] = draw.keys(name, len(rows), device_of(rows), moment.done)
             if term.authors:
-                given["on_policy"] = torch.full((len(rows),), moment.written, device=_device(rows))
+                given["on_policy"] = torch.full((len(rows),), moment.written, device=device_of(rows))
             shares[name] = Share(row, target, keep, count, given)
         return rows, shares
 
-    def _rows(self, logits: Logits) -> Logits:
-        if isinstance(logits, Projection):
+    def _rows(self, logits: Told) -> Told:
+        if not isinstance(logits, Tensor):
             if self.problem != "single_label":
                 raise TrainingError(f"a projection of logits serves single_label rows, not {self.problem}.")
             return logits
@@ -122,7 +125,7 @@ class LogitRows:
             case "regression":
                 return logits.reshape(-1, 1)
 
-    def _target(self, name: str, rows: Logits, teacher: Signals | None) -> Logits:
+    def _target(self, name: str, rows: Logits, teacher: Signals | None) -> Told:
         target = self._rows(present(None if teacher is None else teacher.logits, "the teacher's logits"))
         if _shape(target) != _shape(rows):
             raise TrainingError(
@@ -143,7 +146,7 @@ class LogitRows:
     def _flat_labels(self, rows: Logits, labels: Tensor | None) -> Tensor:
         if labels is None:
             missing = NO_LABEL if self.problem == "single_label" else float("nan")
-            return torch.full((len(rows),), missing, device=_device(rows))
+            return torch.full((len(rows),), missing, device=device_of(rows))
         flat = labels.reshape(-1)
         if len(flat) != len(rows):
             raise TrainingError(f"hard_labels: {len(flat)} labels do not fit {len(rows)} rows of logits")
@@ -163,7 +166,7 @@ def _met(meeting: Meeting | None, term: LogitTerm) -> Meeting:
     return meeting
 
 
-def _across(row: Term, term: LogitTerm, rows: Logits, teacher: Logits, meeting: Meeting, count: float) -> Share:
+def _across(row: Term, term: LogitTerm, rows: Logits, teacher: Told, meeting: Meeting, count: float) -> Share:
     if term.across == "beginnings":
         return Share(row, meeting.teacher_rows(teacher), meeting.begins, count)
     told, others = meeting.worth(rows, teacher)
@@ -175,9 +178,5 @@ def rest_of(few: Few) -> dict[str, Tensor | float]:
     return {name: value for name, value in few._asdict().items() if name != "log_probs"}
 
 
-def _shape(rows: Logits) -> list[int]:
-    return [len(rows), rows.width] if isinstance(rows, Projection) else list(rows.shape)
-
-
-def _device(rows: Logits) -> torch.device:
-    return rows.hidden.device if isinstance(rows, Projection) else rows.device
+def _shape(rows: Told) -> list[int]:
+    return list(rows.shape) if isinstance(rows, Tensor) else [len(rows), width_of(rows)]

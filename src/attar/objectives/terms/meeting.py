@@ -7,13 +7,14 @@ tokens of the student and the teacher, V tokens of a vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from attar.logits import Head, Logits, Projection
+from attar.logits import Logits
+from attar.mixture import Told, blocks_of, rows_of, width_of
 from attar.objectives.crosstoken import Matched, TokenProjection
 
 _BLOCK = 2**22
@@ -52,15 +53,13 @@ class Meeting:
         """Bool [R_s]: the student's rows whose token begins a span."""
         return _begins(self.spans)
 
-    def teacher_rows(self, teacher: Logits) -> Logits:
+    def teacher_rows(self, teacher: Told) -> Told:
         """Of the teacher's rows [R_t] that of the same beginning for each of the student's [R_s]; any where none is."""
         first = _begins(self.teacher_spans).nonzero().squeeze(-1)
         rows = first[self.spans.clamp(min=0)] if len(first) else torch.zeros_like(self.spans)
-        if isinstance(teacher, Projection):
-            return replace(teacher, hidden=_rows(teacher.hidden, rows))
-        return _rows(teacher, rows)
+        return rows_of(teacher, rows)
 
-    def worth(self, student: Logits, teacher: Logits) -> tuple[Tensor, Tensor]:
+    def worth(self, student: Logits, teacher: Told) -> tuple[Tensor, Tensor]:
         """[R_s] each, <= 0: the teacher's log-probability of the row's span, and the student's of its other tokens.
 
         Both are without gradient; 0 where a row is in no span. The student's head is asked once more for it.
@@ -75,11 +74,10 @@ class Meeting:
 
 
 @torch.no_grad()
-def token_log_probs(logits: Logits, token_ids: Tensor) -> Tensor:
+def token_log_probs(logits: Told, token_ids: Tensor) -> Tensor:
     """Log-probability of one token a row, [R], a block of rows at a time."""
-    head, count = Head.of(logits), len(token_ids)
-    width = logits.width if isinstance(logits, Projection) else logits.shape[-1]
-    step = max(_BLOCK // max(width, 1), 1)
+    head, count = blocks_of(logits), len(token_ids)
+    step = max(_BLOCK // max(width_of(logits), 1), 1)
     found = [head.block(slice(0, 0)).sum(-1)]
     for start in range(0, count, step):
         block = head.block(slice(start, min(start + step, count)))

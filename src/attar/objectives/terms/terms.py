@@ -131,16 +131,24 @@ class Terms(nn.Module):
         return any(term.one_by_one for term in self._logit_terms.values())
 
     def kept(
-        self, labels: Tensor | None, batch_size: int, mask: Tensor | None, meeting: Meeting | None = None
+        self,
+        labels: Tensor | None,
+        batch_size: int,
+        mask: Tensor | None,
+        meeting: Meeting | None = None,
+        *,
+        texts: int | None = None,
     ) -> dict[str, int]:
         """What each term keeps of one micro-batch; sums of these over a step are `forward`'s `counts`.
 
         Rows for terms that read the teacher; labelled rows (multi-label: labelled cells) for terms that read labels;
         kept tokens for `hidden` with `pool: none`, from the student's attention `mask` [N, T] (after token dropout,
         if that masks), or rows where there is none, as for images; for terms between two tokenizers what is of
-        `meeting`: beginnings of spans, or tokens in spans.
+        `meeting`: beginnings of spans, or tokens in spans. `texts`: of language models, whose `batch_size` rows of
+        logits are tokens: how many inputs these are of, N, which is what other terms than those on logits have as rows.
         """
-        kept = {name: part.kept(batch_size, mask) for name, part in self._parts()}
+        inputs = batch_size if texts is None else texts
+        kept = {name: part.kept(inputs, mask) for name, part in self._parts()}
         kept |= {name: self._rows.kept(term, labels, batch_size, meeting) for name, term in self._logit_terms.items()}
         return {name: kept[name] for name in self.names}
 

@@ -1,0 +1,168 @@
+"""What several models say as one teacher: mixed by weights, or each for rows of its own.
+
+A mixture of language models is never whole: its logits are made a block of rows at a time, each member's in turn, so
+that no more than a few blocks are held. Shape letters: N rows, V outputs, n rows of a block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from attar.logits import Head, Logits, Projection, Rows, arithmetic
+
+Combine = Literal["probabilities", "logits"]
+Problem = Literal["single_label", "multi_label", "regression"]
+
+
+def combined(blocks: Iterable[Tensor], weights: Sequence[float], combine: Combine, problem: Problem) -> Tensor:
+    """Logits [n, V] of several models as one teacher's, float32 or float64; `weights` sum to 1.
+
+    `probabilities`: log of the weighted mean of the models' probabilities, at temperature 1 (the teachers of Fukuda et
+    al. 2017, Interspeech; the arithmetic mean of Hinton et al. 2015, arXiv:1503.02531). `logits`: the weighted mean of
+    the logits, whose softmax is the normalised geometric mean. Multi-label rows are mixed cell by cell, as chances of
+    yes and no; of a regression the numbers are averaged, either way. -inf is legal, where a token never comes.
+    """
+    total: Tensor | None = None
+    against: Tensor | None = None
+    for block, weight in zip(blocks, weights, strict=True):
+        logits = arithmetic(block)
+        if combine == "logits" or problem == "regression":
+            total = logits * weight if total is None else total.add_(logits, alpha=weight)
+            continue
+        told = logits.log_softmax(-1) if problem == "single_label" else logsigmoid(logits)
+        total = _added(total, told, weight)
+        if problem == "multi_label":
+            against = _added(against, logsigmoid(-logits), weight)
+    assert total is not None, "there is a model"
+    return total if against is None else total - against
+
+
+def _added(total: Tensor | None, told: Tensor, weight: float) -> Tensor:
+    told = told + math.log(weight)
+    return told if total is None else torch.logaddexp(total, told)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Logits [N, V] of several language models, as their parts.
+
+    Without `route` every model tells all rows, and they are `combined`; with it each row is one model's, as it says it.
+    V is the narrowest head's: what wider ones have beyond is padding.
+    """
+
+    parts: tuple[Logits, ...]
+    """Of each model [N, V or more]; with `route` of its own rows alone."""
+    weights: tuple[float, ...] = ()
+    combine: Combine = "probabilities"
+    route: Tensor | None = None
+    """int64 [N]: which part has the row."""
+    places: Tensor | None = None
+    """int64 [N]: the row's number in that part."""
+
+    def __len__(self) -> int:
+        return len(self.parts[0]) if self.route is None else len(self.route)
+
+    @property
+    def width(self) -> int:
+        """V."""
+        return min(width_of(part) for part in self.parts)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return device_of(self.parts[0])
+
+
+Told = Logits | Mixture
+"""What a teacher says: dense logits [N, V], their parts, or those of several models."""
+
+
+class Blocks(Protocol):
+    """Logits that are made block by block."""
+
+    def block(self, rows: Rows) -> Tensor:
+        """Finished logits of the rows, [n, V] float32 or float64."""
+        ...
+
+
+class _Mixed:
+    """A mixture, with its heads at hand."""
+
+    def __init__(self, mixture: Mixture) -> None:
+        self._of, self._width = mixture, mixture.width
+        self._heads = [Head.of(part) for part in mixture.parts]
+
+    def block(self, rows: Rows) -> Tensor:
+        """See `Blocks`."""
+        made, width = self._of, self._width
+        if made.route is None or made.places is None:
+            each = (head.block(rows)[:, :width] for head in self._heads)
+            return combined(each, made.weights, made.combine, "single_label")
+        route, places = made.route[rows], made.places[rows]
+        empty = [head.block(slice(0, 0))[:, :width] for head in self._heads]
+        found = empty[0].new_empty(len(route), width)
+        for number in route.unique().tolist():
+            own = route == number
+            found[own] = self._heads[number].block(places[own])[:, :width]
+        return found
+
+
+def blocks_of(told: Told) -> Blocks:
+    """How to make blocks of logits."""
+    return _Mixed(told) if isinstance(told, Mixture) else Head.of(told)
+
+
+def dense(told: Told) -> Tensor:
+    """All logits at once, [N, V]; as they are where they are dense."""
+    return told if isinstance(told, Tensor) else blocks_of(told).block(slice(0, len(told)))
+
+
+def width_of(told: Told) -> int:
+    """V."""
+    return told.shape[-1] if isinstance(told, Tensor) else told.width
+
+
+def device_of(told: Told) -> torch.device:
+    """Where the logits are."""
+    return told.hidden.device if isinstance(told, Projection) else told.device
+
+
+def rows_of(told: Told, rows: Tensor) -> Told:
+    """The same of some rows, int64 [n], in this order; a row may stand there twice. Where there are none at all, what
+    comes is of no meaning.
+    """
+    if not isinstance(told, Mixture):
+        return _some(told, rows)
+    if told.route is None or told.places is None:
+        return replace(told, parts=tuple(_some(part, rows) for part in told.parts))
+    if not len(told):
+        return _some(told.parts[0], rows)
+    return replace(told, route=told.route[rows], places=told.places[rows])
+
+
+def _some(part: Logits, rows: Tensor) -> Logits:
+    return _picked(part, rows) if isinstance(part, Tensor) else replace(part, hidden=_picked(part.hidden, rows))
+
+
+def _picked(values: Tensor, rows: Tensor) -> Tensor:
+    return values[rows] if len(values) else values.new_zeros(len(rows), *values.shape[1:])
+
+
+def outputs_of(told: Told, outputs: Tensor) -> Told:
+    """The same with some of the outputs, int64, in this order."""
+    if isinstance(told, Mixture):
+        return replace(told, parts=tuple(_cut(part, outputs) for part in told.parts))
+    return _cut(told, outputs)
+
+
+def _cut(part: Logits, outputs: Tensor) -> Logits:
+    if isinstance(part, Tensor):
+        return part[:, outputs]
+    return replace(part, weight=part.weight[outputs], bias=None if part.bias is None else part.bias[outputs])

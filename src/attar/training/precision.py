@@ -1,0 +1,52 @@
+"""What `training.precision: bf16` rounds besides autocast, and what it leaves in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@contextmanager
+def rounded_products(on: bool) -> Generator[None]:
+    """Let products of float32 matrices on a CPU round what they multiply to bfloat16, as CPUs with AMX do faster.
+
+    They are still summed and written in float32: a small KL keeps its digits. CPUs without such instructions go on in
+    float32. For the time of the block only, and of the whole process; without `on` nothing changes.
+    """
+    products: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
+    before = products.fp32_precision
+    try:
+        if on:
+            products.fp32_precision = "bf16"
+        yield
+    finally:
+        if on:
+            products.fp32_precision = before
+
+
+@contextmanager
+def full_precision_heads(models: list[nn.Module], outputs: int) -> Generator[None]:
+    """Let the heads write float32 under autocast: rounded to bf16, logits spoil the gradient of a small KL.
+
+    A model's head is its last `nn.Linear` with `outputs` outputs, if there is one. For the time of the block only.
+    """
+    with ExitStack() as undo:
+        for model in models:
+            linear = [part for part in model.modules() if isinstance(part, nn.Linear)]
+            for head in [part for part in linear if part.out_features == outputs][-1:]:
+                head.forward = _float32(head)
+                undo.callback(head.__dict__.pop, "forward")
+        yield
+
+
+def _float32(layer: nn.Linear) -> Any:
+    def forward(states: Tensor) -> Tensor:
+        with torch.autocast(states.device.type, enabled=False):
+            return functional.linear(states.float(), layer.weight, layer.bias)
+
+    return forward
