@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
+from torch import nn
 
 from attar.errors import ExportError
 from attar.export.decoder import trace_decoder
@@ -38,7 +40,7 @@ def teacher_file(
 
     `encoded`: rows to trace it with; `inputs`: one row on which both must agree. Raises ExportError, MissingExtra.
     """
-    model = teacher.model.model.cpu().eval()
+    model = cast("nn.Module", teacher.model.model).cpu().eval()
     key = hash_value([hash_module(model), _OPSET, __version__, torch.__version__])
     file = folder / f"teacher-{key}.onnx"
     if not file.is_file():
