@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
+from attar.account import energy_of
 from attar.bench.flops import count_flops
-from attar.bench.measure import Latencies, Subject, latency, median_row
+from attar.bench.measure import Latencies, latency, median_row
+from attar.bench.process import Subject
 from attar.bench.size import count_params, weight_bytes
-from attar.export.decoding import DecoderRunner
-from attar.export.runtimes.onnx import graph_in
+from attar.bench_sides import file_subject
 from attar.facts import (
     ArtifactFacts,
     BudgetFacts,
@@ -23,6 +24,7 @@ from attar.facts import (
     PolicyFacts,
     RunFacts,
     SeedFacts,
+    SpentFacts,
 )
 from attar.governance.lineage import collect
 from attar.governance.portable import portable_record
@@ -32,7 +34,6 @@ from attar.judges import Judge, Told
 from attar.recipe.outcome import BudgetSpec, Limit
 from attar.seeds import Seed
 from attar.stages import Stages
-from attar.tasks.causal_lm import CausalLM
 from attar.teachers.fitted import TEACHER
 
 _OFF = "latency: not measured, report.latency is off"
@@ -42,6 +43,8 @@ class Costs(BaseModel):
     """What the `measure` stage found, by model: latency, operations, and why something is absent."""
 
     latency: dict[str, Measurement]
+    taken: dict[str, list[SpentFacts]] = {}
+    """Of one row, in each of the interleaved repeats."""
     flops: dict[str, int]
     notes: dict[str, str]
 
@@ -55,7 +58,7 @@ def certify(
     shaped_by = [
         stages.key_of(f"{chosen.seed}/answers"),
         [a.sha256 for a in chosen.artifacts],
-        [ground.signals_key, ground.recipe.report.latency],
+        [ground.signals_key, ground.recipe.report.latency, "energy"],
     ]
     costs = stages.run("measure", shaped_by, [], Costs, lambda: _measure(ground, chosen))
     models = {name: _with_costs(model, name, costs) for name, model in models.items()}
@@ -85,6 +88,7 @@ def certify(
         lineage=collect(ground.recipe, ground.sources),
         stages=stages.done,
         signals=ground.signals,
+        energy=energy_of(ground, stages, costs.taken),
         seeds=[_seed_facts(ground, judge, seed) for seed in seeds] if len(seeds) > 1 else [],
         warnings=[*ground.warnings, *(one.reason for one in refused)],
     )
@@ -164,14 +168,11 @@ def _measure(ground: Ground, chosen: Seed) -> Costs:
         if (place / "config.json").is_file():
             subjects[role] = Subject("folder", _arrays(batch), place, task.spec, task.labels)
         if role == "student":
-            for artifact in (one for one in chosen.artifacts if one.kind in ("onnx", "web")):
-                file = graph_in(ground.out / artifact.path)
-                taken = {name: value for name, value in _arrays(batch).items() if name in artifact.inputs}
-                if isinstance(task, CausalLM):
-                    taken = DecoderRunner(file).feed(taken["input_ids"], taken["attention_mask"])
-                subjects[_key(artifact)] = Subject("onnx", taken, file, dtype=artifact.precision)
+            for artifact in (one for one in chosen.artifacts if one.kind != "gguf"):
+                subjects[_key(artifact)] = file_subject(task, artifact, ground.out / artifact.path, _arrays(batch))
     found = latency(subjects) if ground.recipe.report.latency else Latencies(reasons=dict.fromkeys(subjects, _OFF))
     costs.latency.update(found.measured)
+    costs.taken.update(found.taken)
     for name, reason in found.reasons.items():
         costs.notes[name] = f"{costs.notes[name]}; {reason}" if name in costs.notes else reason
     return costs

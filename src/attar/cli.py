@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attar.cli_bench import bench
 from attar.cli_store import store_app
 from attar.errors import EXIT_CODES, AttarError, BudgetMissed, OutOfMemory, RecipeError
 from attar.version import __version__
@@ -34,6 +35,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(store_app, name="store")
+app.command()(bench)
 
 _INTERRUPTED = 130
 _EDITOR_LINE = "# yaml-language-server: $schema=recipe.schema.json"
@@ -87,15 +89,17 @@ def init(
 
 
 @app.command("schema")
-def show_schema(of: Annotated[str, typer.Argument(help="recipe or run.")] = "recipe") -> None:
-    """Print the JSON schema of a recipe or of run.json."""
+def show_schema(of: Annotated[str, typer.Argument(help="recipe, run or bench.")] = "recipe") -> None:
+    """Print the JSON schema of a recipe, of run.json or of bench.json."""
     match of:
         case "recipe":
             from attar.recipe.schema import recipe_schema as made
         case "run":
             from attar.report.schema import run_schema as made
+        case "bench":
+            from attar.report.schema import bench_schema as made
         case _:
-            raise RecipeError(f'"{of}" has no schema here. Allowed: recipe, run.')
+            raise RecipeError(f'"{of}" has no schema here. Allowed: recipe, run, bench.')
     _print(json.dumps(made(), indent=2))
 
 

@@ -18,6 +18,8 @@ from attar.stages import CARD
 from attar.storage import atomic_write, guard
 
 RECIPE, REPORT = "recipe.yaml", "report.html"
+BENCH, BENCH_PAGE = "bench.json", "bench.html"
+"""What `attar bench` writes."""
 STUDENT = "student"
 _CONTROLS = ("control", "control_random")
 
@@ -33,7 +35,7 @@ def write(facts: RunFacts, recipe: Recipe, out: Path) -> None:
 def withdraw(out: Path) -> None:
     """Take back what was said of models that are about to be replaced: a proof never stands beside other weights."""
     with guard(out):
-        for place in (out / RECORD, out / RECIPE, out / REPORT, out / STUDENT / CARD):
+        for place in (*(out / name for name in (RECORD, RECIPE, REPORT, BENCH, BENCH_PAGE)), out / STUDENT / CARD):
             place.unlink(missing_ok=True)
 
 

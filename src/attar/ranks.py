@@ -67,6 +67,14 @@ class Ranks:
             raise _unpacked(*failure)
         return found
 
+    def gathered(self, value: Found) -> list[Found]:
+        """The `value` of each process, in their order; all call it. It must be picklable."""
+        if self._group is None or self._alone:
+            return [value]
+        told: list[Any] = [None] * self.world
+        dist.all_gather_object(told, value, group=self._group)
+        return told
+
     def require_same(self, value: str, what: str) -> None:
         """Raises TrainingError in a process whose `value` is not the first's; all call it."""
         if (first := self.by_first(lambda: value)) != value:

@@ -18,7 +18,7 @@ from attar.handover import require_exports, sweep, withdraw, write
 from attar.judges import Judge, LabelJudge, LanguageJudge
 from attar.plan import Plan, make_plan
 from attar.plan.objectives import signals_mode
-from attar.preparing import prepare
+from attar.preparing import device_of, prepare
 from attar.ranks import Ranks, joined
 from attar.recipe import Recipe
 from attar.recipe.teacher import AskedSpec
@@ -64,7 +64,7 @@ def run(
             try:
                 for warning in plan.warnings:
                     say(f"WARNING: {warning}")
-                stages = Stages(out / "store" / "stages", say, ranks, partial(advice_for, recipe))
+                stages = _stages(recipe, out, say, ranks)
                 ground = prepare(recipe, out, stages, handed=given, policy=policy, progress=progress)
                 judge, first = _judge_of(ground), recipe.training.seed
                 done = [
@@ -101,12 +101,17 @@ def label_only(
         with locked(out, ranks), quiet():
             before = limit_threads(recipe.training.threads)
             try:
-                stages = Stages(out / "store" / "stages", say, ranks, partial(advice_for, recipe))
+                stages = _stages(recipe, out, say, ranks)
                 ground = prepare(recipe, out, stages, handed=Handed(), policy=policy, progress=progress)
             finally:
                 limit_threads(before)
     assert ground.store is not None
     return ground.store.path
+
+
+def _stages(recipe: Recipe, out: Path, say: Say, ranks: Ranks) -> Stages:
+    device = device_of(recipe.training.device)
+    return Stages(out / "store" / "stages", say, ranks, partial(advice_for, recipe), device)
 
 
 def _judge_of(ground: Ground) -> Judge:

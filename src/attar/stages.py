@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
 from attar.errors import StorageError
-from attar.facts import StageFacts
+from attar.facts import SpentFacts, StageFacts
 from attar.hashing import hash_file, hash_folder, hash_value
 from attar.ranks import ALONE, Ranks
 from attar.shortage import enough_memory
+from attar.spending import Costs, meter_for
 from attar.storage import atomic_write, guard
 
 CARD = "README.md"
@@ -30,6 +30,14 @@ class Nothing(BaseModel):
     """What a stage finds that is done for its outputs alone."""
 
 
+class _Old(NamedTuple, Generic[Found]):
+    """What a record holds."""
+
+    result: Found
+    seconds: float
+    spent: SpentFacts | None
+
+
 @dataclass
 class Stages:
     """The stages of one run, with their records below `folder`, which all of its processes see."""
@@ -39,7 +47,12 @@ class Stages:
     ranks: Ranks = ALONE
     advice: Callable[[str], str] = lambda _: "Use a machine with more memory."
     """What to lower where a stage, by its name, lacks memory."""
+    device: str = "cpu"
+    """On which stages work: its energy is read where it has a counter."""
     done: list[StageFacts] = field(default_factory=list[StageFacts])
+
+    def __post_init__(self) -> None:
+        self.costs = Costs(self.folder, meter_for(self.device))
 
     def key_of(self, name: str) -> str:
         """Hash of what shaped a stage that was done in this process."""
@@ -64,55 +77,88 @@ class Stages:
         ranks, key = self.ranks, hash_value(shaped_by)
         ranks.require_same(key, f"what shapes the stage {name}")
         if (old := ranks.by_first(lambda: self._old(name, key, outputs, found))) is not None:
-            result, seconds = old
-            self.say(f"{name}: done before ({seconds:.1f} s)")
-            self.done.append(StageFacts(name=name, seconds=seconds, cached=True, key=key))
-            return result
+            self.say(f"{name}: done before ({old.seconds:.1f} s)")
+            self._add(name, key, old.seconds, old.spent, cached=True)
+            return old.result
         self.say(f"{name} …")
-        start = time.perf_counter()
-        with enough_memory(name, self.advice(name)):
-            made = work() if together else None
-
-        def finish() -> tuple[Found, float]:
+        with self.costs.attempt(name, writes=ranks.first) as attempt:
             with enough_memory(name, self.advice(name)):
-                result = work() if made is None else made
-            seconds = time.perf_counter() - start
-            self._note(name, key, outputs, result, seconds)
-            return result, seconds
+                made = work() if together else None
+            all_spent = attempt.spent(ranks) if together else None
 
-        result, seconds = ranks.by_first(finish)
-        self.done.append(StageFacts(name=name, seconds=seconds, cached=False, key=key))
+            def finish() -> tuple[Found, SpentFacts]:
+                with enough_memory(name, self.advice(name)):
+                    result = work() if made is None else made
+                spent = all_spent or attempt.spent()
+                attempt.replaced = self._note(name, key, outputs, result, spent)
+                return result, spent
+
+            result, attempt.result = ranks.by_first(finish)
+        self._add(name, key, attempt.result.seconds, attempt.result, cached=False)
         return result
 
     def read(self, name: str, work: Callable[[], Read], key_of: Callable[[Read], str]) -> Read:
         """Do `work`, whose result must be in memory in every run; it is cached if the same came of it before."""
-        start = time.perf_counter()
-        result = work()
-        seconds, key = time.perf_counter() - start, key_of(result)
-        self.ranks.require_same(key, f"what the stage {name} read")
-        old = self.ranks.by_first(lambda: self._old(name, key, [], Nothing))
-        if old is None and self.ranks.first:
-            self._note(name, key, [], Nothing(), seconds)
-        cached = old is not None
-        self.done.append(StageFacts(name=name, seconds=seconds if old is None else old[1], cached=cached, key=key))
+        with self.costs.attempt(name, writes=self.ranks.first) as attempt:
+            result = work()
+            spent, key = attempt.spent(), key_of(result)
+            self.ranks.require_same(key, f"what the stage {name} read")
+            old = self.ranks.by_first(lambda: self._old(name, key, [], Nothing))
+            if old is None and self.ranks.first:
+                attempt.replaced = self._note(name, key, [], Nothing(), spent)
+            attempt.result = spent
+        if old is None:
+            self._add(name, key, spent.seconds, spent, cached=False)
+        else:
+            self._add(name, key, old.seconds, old.spent, cached=True)
         return result
 
-    def _note(self, name: str, key: str, outputs: list[Path], found: BaseModel, seconds: float) -> None:
-        content = {"key": key, "seconds": seconds, "outputs": _hashes(outputs), "found": found.model_dump(mode="json")}
-        atomic_write(self._record(name), json.dumps(content))
+    def _add(self, name: str, key: str, seconds: float, spent: SpentFacts | None, *, cached: bool) -> None:
+        earlier = self.costs.before(name) if self.ranks.first else None
+        one = StageFacts(name=name, seconds=seconds, cached=cached, key=key, spent=spent, earlier=earlier)
+        self.done.append(one)
 
-    def _old(self, name: str, key: str, outputs: list[Path], found: type[Found]) -> tuple[Found, float] | None:
+    def _note(self, name: str, key: str, outputs: list[Path], found: BaseModel, spent: SpentFacts) -> SpentFacts | None:
+        """Write the record; returns what the one in its place had taken."""
+        content = {
+            "key": key,
+            "seconds": spent.seconds,
+            "outputs": _hashes(outputs),
+            "found": found.model_dump(mode="json"),
+            "spent": spent.model_dump(mode="json"),
+        }
+        replaced = _spent(self._read(name))
+        atomic_write(self._record(name), json.dumps(content))
+        return replaced
+
+    def _old(self, name: str, key: str, outputs: list[Path], found: type[Found]) -> _Old[Found] | None:
         """What the record holds, if it was shaped by the same things and its outputs still stand; else None."""
         try:
-            content = json.loads(self._record(name).read_text(encoding="utf-8"))
+            content = self._read(name)
             if content["key"] == key and all(p.exists() for p in outputs) and content["outputs"] == _hashes(outputs):
-                return found.model_validate(content["found"]), float(content["seconds"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError, ValidationError):
+                return _Old(found.model_validate(content["found"]), float(content["seconds"]), _spent(content))
+        except (ValueError, KeyError, TypeError, ValidationError):
             pass
         return None
 
+    def _read(self, name: str) -> dict[str, Any]:
+        """The record as it is; empty where it is absent or damaged."""
+        try:
+            content = json.loads(self._record(name).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
     def _record(self, name: str) -> Path:
         return self.folder / f"{name.replace('/', '-')}.json"
+
+
+def _spent(content: dict[str, Any]) -> SpentFacts | None:
+    """What a stage took, by its record; None: it was done by an attar that did not count."""
+    try:
+        return SpentFacts.model_validate(content["spent"])
+    except (KeyError, ValidationError):
+        return None
 
 
 def _hashes(outputs: list[Path]) -> list[str]:

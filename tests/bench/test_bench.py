@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from attar.bench.flops import count_flops
 from attar.bench.interleave import interleave, ratio
-from attar.bench.measure import Subject, latency, median_row
+from attar.bench.matrix import measure, repeated
+from attar.bench.measure import latency, median_row
+from attar.bench.process import Subject
 from attar.bench.size import count_params, weight_bytes
 from attar.bench.worker import serve, timed
 from attar.facts import SourceFacts
@@ -63,6 +65,7 @@ def test_an_onnx_file_is_measured_and_a_broken_one_is_not(tmp_path: Path) -> Non
     assert one.p95 > 0
     assert "onnxruntime" in one.method
     assert "x [1, 4]" in one.method
+    assert [one.cpu_seconds > 0 for one in found.taken["file"]] == [True] * 3
     assert set(found.reasons) == {"absent", "other"}
     assert found.reasons["absent"].startswith("not measured: ")
 
@@ -93,6 +96,52 @@ def test_a_worker_loads_times_and_reports(tmp_path: Path) -> None:
     assert ready["ready"]["runtime"].startswith("onnxruntime ")
     assert len(times["seconds"]) == 4
     assert min(times["seconds"]) > 0
+
+
+def test_a_worker_tells_its_memory_and_takes_other_batches(tmp_path: Path) -> None:
+    graph, one, many = linear_graph(tmp_path / "m.onnx"), tmp_path / "1.npz", tmp_path / "8.npz"
+    for file, rows in ((one, 1), (many, 8)):
+        np.savez(file, x=np.ones((rows, 4), np.float32))
+    load = {"kind": "onnx", "path": str(graph), "inputs": str(one), "threads": 1}
+    questions = [{"load": load}, {"time": 3, "inputs": str(many)}, {"memory": True}, {"time": 1, "inputs": "absent"}]
+    replies = io.StringIO()
+    serve(io.StringIO("".join(json.dumps(question) + "\n" for question in questions)), replies)
+    ready, times, memory, failed = (json.loads(line) for line in replies.getvalue().splitlines())
+    assert ready["ready"]["seconds"] > 0
+    assert len(times["seconds"]) == 3
+    assert 0 < times["cpu_seconds"] < 10
+    assert memory["bytes"] > 10_000_000
+    assert "absent" in failed["error"]
+
+
+def test_a_row_repeated_fills_a_batch_without_padding() -> None:
+    row = {"input_ids": np.array([[5, 6, 7]]), "past": np.zeros((1, 2, 0, 4))}
+    found = repeated(row, 3)
+    assert {name: value.shape for name, value in found.items()} == {"input_ids": (3, 3), "past": (3, 2, 0, 4)}
+    assert (found["input_ids"] == row["input_ids"]).all()
+
+
+def test_models_are_measured_with_every_batch_and_a_broken_one_is_told(tmp_path: Path) -> None:
+    """A batch that a file refuses takes that model out from there on; the others go on."""
+    x = {"x": np.ones((1, 4), np.float32)}
+    fixed = onnx.load(linear_graph(tmp_path / "m.onnx"))
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(fixed, tmp_path / "fixed.onnx")
+    subjects = {
+        "free": Subject("onnx", x, tmp_path / "m.onnx"), "fixed": Subject("onnx", x, tmp_path / "fixed.onnx"),
+        "absent": Subject("onnx", x, tmp_path / "absent.onnx"),
+    }  # fmt: skip
+    said: list[str] = []
+    found = measure(subjects, [4, 1], threads=1, repeats=2, seconds=0.005, say=said.append)
+    assert list(found["free"].batches) == [1, 4]
+    assert list(found["fixed"].batches) == [1]
+    assert [reason.split(":")[0] for reason in found["fixed"].reasons] == ["batch 4"]
+    assert found["absent"].reasons[0].startswith("not measured: ")
+    assert found["absent"].load_seconds is None
+    taken = found["free"].batches[4]
+    assert taken.latency.n == len(taken.repeats) == len(taken.spent) == 2
+    assert "x [4, 4]" in taken.latency.method
+    assert said[-2:] == [f"batches of {size}: 2 models, 2 interleaved repeats" for size in (1, 4)]
 
 
 def fitted_folder(folder: Path) -> Path:

@@ -28,8 +28,8 @@ FLOORS = [
         "tasks",
     },
     {"objectives", "teachers", "students", "generation"},
-    {"training", "evaluation", "bench", "export", "governance", "testing"},
-    {"report"},
+    {"training", "evaluation", "export", "governance", "testing"},
+    {"report", "bench"},
     {
         "run",
         "shortage",
@@ -52,8 +52,12 @@ FLOORS = [
         "token_forms",
         "finished",
         "page",
+        "account",
+        "spending",
+        "bench_sides",
+        "benching",
     },
-    {"cli", "cli_store", "terminal", "door", "server", "__init__", "__main__"},
+    {"cli", "cli_store", "cli_bench", "terminal", "door", "server", "__init__", "__main__"},
 ]
 FLOOR = {part: level for level, parts in enumerate(FLOORS) for part in parts}
 MODULES = sorted(p for p in SOURCE.rglob("*.py"))

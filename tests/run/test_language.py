@@ -18,7 +18,7 @@ from transformers import LlamaForCausalLM
 import attar
 from attar.bench.measure import Latencies, Subject
 from attar.bench.protocol import Load
-from attar.bench.worker import prepare
+from attar.bench.worker import prepare, read_inputs
 from attar.errors import ParityError, PlanError
 from attar.export.gguf import write_gguf
 from attar.facts import Measurement
@@ -71,8 +71,8 @@ def one_call(subjects: dict[str, Subject]) -> Latencies:
             with TemporaryDirectory() as folder:
                 file = Path(folder) / "inputs.npz"
                 np.savez(file, **{key: np.asarray(part) for key, part in subject.inputs.items()})
-                call, runtime = prepare(Load(kind="onnx", path=subject.path, inputs=file, threads=1))
-                call()
+                bind, runtime = prepare(Load(kind="onnx", path=subject.path, inputs=file, threads=1))()
+                bind(read_inputs(file))()
             found.measured[name] = Measurement(value=1.0, unit="ms", n=1, lo=1.0, hi=1.0, method=runtime)
     return found
 

@@ -1,32 +1,58 @@
 """One model in a process of its own, warm and waiting: `python -m attar.bench.worker`, spoken to as in `protocol`.
 
-An ONNX file is run without importing torch, as it is in production.
+An exported file is run without importing torch where its runtime needs none, as it is in production.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO, cast
 
 import numpy as np
 
+from attar.bench.energy import Rapl, read
 from attar.bench.protocol import Load
-from attar.errors import AttarError, MissingExtra
+from attar.errors import AttarError
+from attar.export.runtimes import open_artifact
+from attar.export.runtimes.onnx import open_session
 
 Call = Callable[[], object]
+Inputs = dict[str, np.ndarray]
+Bind = Callable[[Inputs], Call]
+"""From a batch to the forward pass of it."""
+_PACKAGES = {
+    "onnx": "onnxruntime",
+    "web": "onnxruntime",
+    "openvino": "openvino",
+    "litert": "ai_edge_litert.interpreter",
+    "executorch": "executorch.runtime",
+}
+"""What each kind of export runs on: imported before the time of loading begins."""
 
 
-def prepare(load: Load) -> tuple[Call, str]:
-    """The forward pass to time and the name of its runtime."""
-    with np.load(load.inputs) as file:
-        inputs = {name: file[name] for name in file.files}
-    return _onnx(load, inputs) if load.kind == "onnx" else _torch(load, inputs)
+def prepare(load: Load) -> Callable[[], tuple[Bind, str]]:
+    """Import the runtime; returns what opens the model, and names its runtime."""
+    match load.kind:
+        case "artifact":
+            return _artifact(load)
+        case "onnx":
+            return _onnx(load)
+        case _:
+            return _torch(load)
+
+
+def read_inputs(file: Path) -> Inputs:
+    """One batch."""
+    with np.load(file) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 def timed(call: Call, calls: int) -> list[float]:
@@ -43,36 +69,73 @@ def timed(call: Call, calls: int) -> list[float]:
     return seconds
 
 
-def _onnx(load: Load, inputs: dict[str, np.ndarray]) -> tuple[Call, str]:
+def peak_bytes() -> int | None:
+    """The most memory that this process has held; None where the system does not tell."""
     try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtra("onnxruntime", "onnx", "Measuring an ONNX file") from error
-    ort = cast("Any", onnxruntime)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = load.threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(load.path), options, providers=["CPUExecutionProvider"])
-    feed = {one.name: inputs[one.name] for one in session.get_inputs()}
-    return lambda: session.run(None, feed), f"onnxruntime {ort.__version__}"
+        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _torch(load: Load, inputs: dict[str, np.ndarray]) -> tuple[Call, str]:
+def _artifact(load: Load) -> Callable[[], tuple[Bind, str]]:
+    with suppress(ImportError):  # who opens the file says how to install it
+        importlib.import_module(_PACKAGES.get(load.opens, "numpy"))
+
+    def opened() -> tuple[Bind, str]:
+        runner = open_artifact(load.opens, cast("Path", load.path), load.threads)
+        return runner.ready, runner.runtime
+
+    return opened
+
+
+def _onnx(load: Load) -> Callable[[], tuple[Bind, str]]:
+    with suppress(ImportError):
+        importlib.import_module(_PACKAGES["onnx"])
+
+    def opened() -> tuple[Bind, str]:
+        session, runtime = open_session(cast("Path", load.path), load.threads)
+        names = [one.name for one in session.get_inputs()]
+
+        def bind(inputs: Inputs) -> Call:
+            feed = {name: inputs[name] for name in names}
+            return lambda: session.run(None, feed)
+
+        return bind, runtime
+
+    return opened
+
+
+def _torch(load: Load) -> Callable[[], tuple[Bind, str]]:
     import torch
 
     torch.set_num_threads(load.threads)
-    model = _model(load)
-    batch = {name: torch.from_numpy(value) for name, value in inputs.items()}
+    load_model = _loader(load)
 
-    def call() -> object:
-        with torch.inference_mode():
-            return model(**batch)
+    def opened() -> tuple[Bind, str]:
+        model = load_model()
 
-    return call, f"torch {torch.__version__}, eager"
+        def bind(inputs: Inputs) -> Call:
+            batch = {name: torch.from_numpy(value) for name, value in inputs.items()}
+
+            def call() -> object:
+                with torch.inference_mode():
+                    return model(**batch)
+
+            return call
+
+        return bind, f"torch {torch.__version__}, eager"
+
+    return opened
 
 
-def _model(load: Load) -> Any:
+def _loader(load: Load) -> Callable[[], Any]:
     from pydantic import TypeAdapter
 
     from attar.recipe.task import TaskSpec
@@ -80,18 +143,19 @@ def _model(load: Load) -> Any:
     from attar.tasks import make_task
 
     task = make_task(TypeAdapter[TaskSpec](TaskSpec).validate_json(json.dumps(load.task)), load.labels)
+    folder = cast("Path", load.path)
     match load.kind:
         case "fitted":
             from attar.teachers.fitting import load_fitted
 
-            return load_fitted(cast("Path", load.path), task).model.eval()
+            return lambda: load_fitted(folder, task).model.eval()
         case "local":
             from attar.teachers.local import load_local
 
             spec = LocalTeacherSpec.model_validate_json(json.dumps(load.teacher))
-            return load_local(spec, task, folder=load.path).model.eval()
+            return lambda: load_local(spec, task, folder=load.path).model.eval()
         case _:
-            return task.load_model(cast("Path", load.path)).eval()
+            return lambda: task.load_model(folder).eval()
 
 
 def serve(questions: TextIO, replies: TextIO) -> None:
@@ -101,22 +165,54 @@ def serve(questions: TextIO, replies: TextIO) -> None:
         replies.write(json.dumps(answer) + "\n")
         replies.flush()
 
-    call: Call | None = None
+    worker = _Served()
     for line in questions:
         question = json.loads(line)
         try:
-            if "load" in question:
-                call, runtime = prepare(Load.model_validate_json(json.dumps(question["load"])))
-                gc.collect()
-                gc.freeze()  # what was loaded is never looked through again
-                reply(ready={"runtime": runtime})
-            else:
-                assert call is not None
-                reply(seconds=timed(call, int(question["time"])))
+            reply(**worker.answer(question))
         except Exception as error:  # whatever a model does wrong is the parent's to report, as "not measured"
             reason = str(error) if isinstance(error, AttarError) else f"{type(error).__name__}: {error}"
             reply(error=reason)
             return
+
+
+class _Served:
+    """What the worker holds from one question to the next."""
+
+    def __init__(self) -> None:
+        self._bind: Bind | None = None
+        self._first = ""
+        self._calls: dict[str, Call] = {}
+        """By the file of their inputs; that of the first is `_first`."""
+        self._rapl = Rapl.find()
+
+    def answer(self, question: dict[str, Any]) -> dict[str, Any]:
+        if "load" in question:
+            return self._load(Load.model_validate_json(json.dumps(question["load"])))
+        if "memory" in question:
+            return {"bytes": peak_bytes()}
+        call = self._call(question.get("inputs", self._first))
+        told, start = read(self._rapl), time.process_time()
+        seconds = timed(call, int(question["time"]))
+        spent, now = time.process_time() - start, read(self._rapl)
+        joules = None if told is None or now is None else now - told
+        return {"seconds": seconds, "cpu_seconds": spent, "joules": joules}
+
+    def _load(self, load: Load) -> dict[str, Any]:
+        opened, self._first = prepare(load), str(load.inputs)
+        start = time.perf_counter()
+        self._bind, runtime = opened()
+        self._call(self._first)()
+        seconds = time.perf_counter() - start
+        gc.collect()
+        gc.freeze()  # what was loaded is never looked through again
+        return {"ready": {"runtime": runtime, "seconds": seconds}}
+
+    def _call(self, file: str) -> Call:
+        assert self._bind is not None, "a model is loaded before it is asked"
+        if file not in self._calls:
+            self._calls[file] = self._bind(read_inputs(Path(file)))
+        return self._calls[file]
 
 
 if __name__ == "__main__":

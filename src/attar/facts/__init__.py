@@ -5,6 +5,8 @@ device, threads and method. What was not measured is `None`, and a neighbouring 
 """
 
 from attar.facts.base import Facts, Interval, Measurement
+from attar.facts.bench import BENCH_VERSION, BatchFacts, BenchedFacts, BenchFacts
+from attar.facts.energy import BreakEvenFacts, CarbonFacts, EnergyFacts, JoulesFacts, SpentFacts
 from attar.facts.models import ArtifactFacts, BudgetFacts, ModelFacts, ParityFacts, RefusedFacts
 from attar.facts.origin import DataFacts, LineageFacts, PolicyFacts, SourceFacts
 from attar.facts.quality import (
@@ -29,19 +31,27 @@ from attar.facts.training import (
 )
 
 __all__ = [
+    "BENCH_VERSION",
     "SCHEMA_VERSION",
     "ArtifactFacts",
     "BalanceFacts",
+    "BatchFacts",
+    "BenchFacts",
+    "BenchedFacts",
+    "BreakEvenFacts",
     "BudgetFacts",
     "CalibrationFacts",
+    "CarbonFacts",
     "ClassFacts",
     "ConfusionFacts",
     "ContinuedFacts",
     "DataFacts",
+    "EnergyFacts",
     "EvaluationFacts",
     "ExampleFacts",
     "Facts",
     "Interval",
+    "JoulesFacts",
     "LayerMapFacts",
     "LineageFacts",
     "Measurement",
@@ -55,6 +65,7 @@ __all__ = [
     "SeedFacts",
     "SignalsFacts",
     "SourceFacts",
+    "SpentFacts",
     "StageFacts",
     "StartFacts",
     "StepFacts",

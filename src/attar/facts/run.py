@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, JsonValue
 
 from attar.facts.base import Facts, Interval
+from attar.facts.energy import EnergyFacts, SpentFacts
 from attar.facts.models import ArtifactFacts, BudgetFacts, ModelFacts, RefusedFacts
 from attar.facts.origin import DataFacts, LineageFacts, PolicyFacts
 from attar.facts.quality import EvaluationFacts, QualityFacts
@@ -22,6 +23,14 @@ class StageFacts(Facts):
     seconds: float = Field(description="Wall seconds when it was computed (also where it is cached now).")
     cached: bool = Field(description="Done before, by the same things. Data is read again, and found to be the same.")
     key: str = Field(description="Hash of what shaped it.")
+    spent: SpentFacts | None = Field(
+        default=None, description="What it took when it was computed. None: done by an attar that did not count."
+    )
+    earlier: SpentFacts | None = Field(
+        default=None,
+        description="What attempts before it took in this folder: killed, failed, or shaped by something else; as far "
+        "as known. None: there were none.",
+    )
 
 
 class SignalsFacts(Facts):
@@ -69,5 +78,6 @@ class RunFacts(Facts):
     lineage: LineageFacts
     stages: list[StageFacts]
     signals: SignalsFacts | None = Field(default=None, description="None: written by an attar that did not tell.")
+    energy: EnergyFacts | None = Field(default=None, description="None: written by an attar that had no meter.")
     seeds: list[SeedFacts] = Field(default=[])
     warnings: list[str] = Field(default=[])

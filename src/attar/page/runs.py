@@ -11,6 +11,7 @@ from attar.errors import AttarError
 from attar.facts import ArtifactFacts, Facts, RunFacts
 from attar.hashing import sha256
 from attar.page.reading import Reader, reader_of
+from attar.recipe.energy import WATTS, WATTS_SOURCE
 from attar.recipe.load import load_recipe
 from attar.report.headline import kept, sentence, shipped
 from attar.report.load import NAME as RECORD
@@ -20,11 +21,9 @@ from attar.report.numbers import share, size
 RECIPE, REPORT = "recipe.yaml", "report.html"
 KINDS = ("onnx", "web")
 """Exports that the page's runtime runs."""
-WATTS = (2.0, 15.0)
-"""Power of one busy core: from a laptop's 15 W over eight cores to a desktop's core at its full clock."""
 WATTS_NOTE = (
-    "Energy is estimated: processor seconds (in the browser: wall seconds) times 2 to 15 watts a busy core, from a "
-    "laptop's 15 W over eight cores to a desktop core at full clock. No browser measures joules."
+    "Energy is estimated: processor seconds (in the browser: wall seconds) times "
+    f"{WATTS[0]:g} to {WATTS[1]:g} watts a busy core, {WATTS_SOURCE}. No browser measures joules."
 )
 
 

@@ -9,7 +9,6 @@ import threading
 import time
 from functools import cached_property
 from pathlib import Path
-from typing import assert_never
 
 import numpy as np
 import torch
@@ -18,19 +17,16 @@ from PIL import Image
 from torch import Tensor
 
 from attar.answers import answers, probabilities
-from attar.errors import DataError, TeacherError
+from attar.errors import DataError
 from attar.page.rows import Asked, Said
 from attar.page.runs import RECIPE
-from attar.recipe import Recipe
 from attar.recipe.load import load_recipe
-from attar.recipe.teacher import EnsembleSpec, LocalTeacherSpec, StoredTeacherSpec
 from attar.report.load import load_run
 from attar.signals import Wanted, ask
 from attar.tasks import make_task
 from attar.tasks.base import Task
-from attar.teachers.fitted import TEACHER, load_fitted, read_fitted
-from attar.teachers.local import LocalTeacher, load_local
-from attar.teachers.stored import find_rescorer, open_stored
+from attar.teachers.finished import teacher_of
+from attar.teachers.local import LocalTeacher
 
 _REPEATS = 3
 _DATA_URL = "base64,"
@@ -67,7 +63,7 @@ class RunTeacher:
     def _loaded(self) -> tuple[Task, LocalTeacher, float]:
         facts, recipe = load_run(self._folder), load_recipe(self._folder / RECIPE)
         task = make_task(recipe.task, tuple(facts.data.labels))
-        return task, *_teacher(self._folder, recipe, task)
+        return task, *teacher_of(self._folder, recipe, task)
 
 
 def _timed(teacher: LocalTeacher, batch: dict[str, Tensor]) -> tuple[np.ndarray, float, float]:
@@ -83,32 +79,6 @@ def _timed(teacher: LocalTeacher, batch: dict[str, Tensor]) -> tuple[np.ndarray,
         found = logits.float().numpy()
     wall, cpu = np.median(taken, axis=0)
     return found, 1000 * float(wall), float(cpu)
-
-
-def _teacher(folder: Path, recipe: Recipe, task: Task) -> tuple[LocalTeacher, float]:
-    """The teacher, and the temperature that calibrates its logits."""
-    fitted = folder / "store" / "teacher"
-    match recipe.teacher:
-        case StoredTeacherSpec() as spec:
-            found = find_rescorer(spec, open_stored(spec, task, Wanted(logits=True)), task)
-            if found is None:
-                raise TeacherError(
-                    f"{spec.path}: the model behind this store is not on this machine. Name it in "
-                    "`teacher.rescore_with`."
-                )
-            return found, 1.0
-        case EnsembleSpec():
-            raise TeacherError("several teachers taught this student; the page asks one model. See its report.")
-        case LocalTeacherSpec() as spec if spec.fit == "none":
-            return load_local(spec, task), 1.0
-        case LocalTeacherSpec() as spec:
-            if not (fitted / TEACHER).is_file():
-                raise TeacherError(f"{fitted}: the fitted teacher is not there any more. Run `attar distill` again.")
-            about = read_fitted(fitted)
-            temperature = 1.0 if about.temperature_folded else about.temperature
-            return load_fitted(fitted, task, trust_remote_code=spec.trust_remote_code), temperature
-        case _:
-            assert_never(recipe.teacher)
 
 
 def _rows(row: Asked, task: Task) -> Dataset:

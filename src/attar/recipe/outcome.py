@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from attar.recipe.base import Fraction, Positive, Rate, Spec
+from attar.recipe.energy import EnergySpec
 
 Limit = (
     Annotated[int, Field(ge=1)]
@@ -150,5 +151,8 @@ class ReportSpec(Spec):
         default=2000, description="Bootstrap resamples of an interval."
     )
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = Field(default=0.95, description="Level of the intervals.")
-    latency: bool = Field(default=True, description="Measure latencies, which takes some quiet seconds of the machine.")
+    latency: bool = Field(
+        default=True, description="Measure latency and energy of the models, which takes some quiet seconds."
+    )
+    energy: EnergySpec = Field(default=EnergySpec(), description="How energy is told.")
     title: str | None = Field(default=None, description="Title of the report; absent: the run's name.")

@@ -172,6 +172,7 @@ export:
 
 report:
   examples: on               # off for private data
+  # energy: {carbon: {intensity: 56, source: my grid operator, year: 2025, pue: 1.0}}   # grams a kWh; absent: none told
 """
 
 _OBJECTIVES = """\
@@ -203,6 +204,7 @@ export:
 
 report:
   examples: on               # off for private data
+  # energy: {carbon: {intensity: 56, source: my grid operator, year: 2025, pue: 1.0}}   # grams a kWh; absent: none told
 """
 
 TEMPLATES = {

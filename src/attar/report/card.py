@@ -15,6 +15,7 @@ from attar.facts import Interval, Measurement, RunFacts
 from attar.governance.table import rows as policy_rows
 from attar.report import numbers as say
 from attar.report.headline import artifact_name, sentence
+from attar.report.joules import ESTIMATED, amount, energy_line, methods
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~!&$])")
@@ -45,15 +46,12 @@ def model_card(run: RunFacts) -> str:
         f"## Use\n\n{_use(run)}",
         f"## How it was made\n\n{_made(run)}",
         f"## Quality\n\n{_quality(run)}",
-        f"## Energy\n\n{ENERGY}",
+        f"## Energy\n\n{_energy(run)}",
         f"## Limits\n\n{_limits(run)}",
         f"## Terms\n\n{_terms(run)}",
         f"## Lineage\n\n{_lineage(run)}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-ENERGY = "Not measured: this version of attar has no energy meter, and a guess would be worth nothing."
 
 
 def card_name(run: RunFacts) -> str:
@@ -205,6 +203,29 @@ def _quality(run: RunFacts) -> str:
             f"Latency: median of {t.n}, {t.device}, {t.threads} thread{'s'[: t.threads - 1]}, one row at a time."
         )
     return say.plain("\n".join(lines).strip())
+
+
+def _energy(run: RunFacts) -> str:
+    found = run.energy
+    if found is None:
+        return "Not measured: the attar that made this run had no energy meter."
+    lines = ["| what | processor time | energy |", "|---|---|---|"]
+    amounts = [(f"{name}, 1,000 rows", one) for name, one in found.inference.items()]
+    amounts += [(f"distilling, {name}", one) for name, one in found.distilling.items()]
+    for name, one in amounts:
+        kind = f", *{ESTIMATED}*" if one.estimated else ""
+        lines.append(f"| {name} | {say.seconds(one.cpu_seconds)} | {amount(one)}{kind} |")
+    if (line := energy_line(run)) is not None:
+        lines += ["", f"{line[0].upper()}{line[1:]}."]
+    if (carbon := found.carbon) is not None:
+        low, high = (say.grams(value) for value in carbon.distilling)
+        lines += [
+            "",
+            f"Distilling as carbon: {low} to {high} of CO2 equivalent, by {carbon.intensity:g} g a kilowatt-hour "
+            f"({_text(carbon.source)}, {carbon.year}) and a PUE of {carbon.pue:g}.",
+        ]
+    lines += ["", f"{_text(methods(found))}."]
+    return say.plain("\n".join([*lines, *(f"- {_text(note)}" for note in found.notes)]))
 
 
 def _row(

@@ -9,6 +9,7 @@ from attar.errors import AttarError
 from attar.facts import Interval, RunFacts
 from attar.report import numbers as say
 from attar.report.headline import shipped
+from attar.report.text_table import aligned
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,7 @@ def compare(runs: Sequence[RunFacts], names: Sequence[str] | None = None) -> str
         *([row.name, *row.shown] for row in rows),
         ["budget", *map(_budget, runs)],
     ]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(runs) + 1)]
-    table = ["  ".join(cell.ljust(widths[i]) for i, cell in enumerate(line)).rstrip() for line in lines]
-    return say.plain("\n".join([*table, *(f"note: {caution}" for caution in cautions(runs))]))
+    return say.plain("\n".join([*aligned(lines), *(f"note: {caution}" for caution in cautions(runs))]))
 
 
 def cautions(runs: Sequence[RunFacts]) -> list[str]:

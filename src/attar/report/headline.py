@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attar.facts import ArtifactFacts, Interval, RunFacts
+from attar.report.joules import energy_line
 from attar.report.numbers import (
     NBSP,
     confidence,
@@ -116,6 +117,8 @@ def headline(run: RunFacts) -> list[str]:
         change = f"{milliseconds(run.teacher.latency.value)} -> {milliseconds(latency.value)} a row"
         speed = f"{times(ratio)} faster" if ratio >= 1 else f"{times(1 / ratio)} slower"
         lines.append(f"  speed     {speed}: {change} ({latency.device}, {latency.threads} thread(s))")
+    if (energy := energy_line(run)) is not None:
+        lines.append(f"  energy    {energy}")
     undecided = [line for line in run.budget if line.met is None]
     lines += [f"  budget    {one.name}: not decided, its value was not measured" for one in undecided]
     return [plain(line) for line in lines]

@@ -120,6 +120,19 @@ def milliseconds(value: float) -> str:
     return f"{_three(value)}{NBSP}ms"
 
 
+def joules(value: float) -> str:
+    """Energy: `0.42 J`, `1.20 MJ`."""
+    for unit_size, unit in ((1e9, "GJ"), (1e6, "MJ"), (1e3, "kJ"), (1.0, "J")):
+        if abs(value) >= unit_size * 0.9995:
+            return f"{_three(value / unit_size)}{NBSP}{unit}"
+    return f"{_three(1e3 * value)}{NBSP}mJ"
+
+
+def grams(value: float) -> str:
+    """A mass: `0.42 g`, `1.20 kg`."""
+    return f"{_three(value / 1e3)}{NBSP}kg" if abs(value) >= 999.5 else f"{_three(value)}{NBSP}g"
+
+
 def seconds(value: float) -> str:
     """A duration: `0.4 s`, `2 min 5 s`, `1 h 12 min`."""
     if value < 59.95:

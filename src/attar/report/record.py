@@ -6,6 +6,7 @@ from attar.facts import Interval, Measurement, RunFacts, SignalsFacts
 from attar.recipe.text import write
 from attar.report import numbers as say
 from attar.report.headline import artifact_name
+from attar.report.joules import methods
 from attar.report.markup import Child, Column, Html, definition_list, table, tag
 
 
@@ -30,7 +31,7 @@ def conditions(run: RunFacts) -> Html:
         ("Rows", ", ".join(f"{name} {say.count(number)}" for name, number in rows.items())),
         *([] if run.signals is None or run.signals.tokens is None else [("Stored signals", _stored(run.signals))]),
         ("Test split", "read once, after everything was chosen on validation"),
-        ("Energy", "not measured: this version of attar has no energy meter"),
+        ("Energy", _energy(run)),
     ]
     cleaned = [
         (run.data.overlap_removed, "removed from train because they also stand in validation or test"),
@@ -47,6 +48,12 @@ def conditions(run: RunFacts) -> Html:
         tag("ul", notes, class_="note") if notes else None,
         id="conditions",
     )
+
+
+def _energy(run: RunFacts) -> str:
+    if run.energy is None:
+        return "not measured: the attar that made this run had no energy meter"
+    return f"{methods(run.energy)}; of inference: medians of interleaved repeats, each model in a process of its own"
 
 
 def _stored(signals: SignalsFacts) -> str:
