@@ -23,7 +23,7 @@ test:
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow:
-	@$(MAKE) --no-print-directory env EXTRAS=dev,demo,bench,lm
+	@$(MAKE) --no-print-directory env EXTRAS=dev,demo,bench,lm,edge
 	ATTAR_MIRROR="$(MIRROR)" $(BIN)/python -m pytest -m slow
 
 check:

@@ -12,7 +12,7 @@ from attar.bench.flops import count_flops
 from attar.bench.measure import Latencies, Subject, latency, median_row
 from attar.bench.size import count_params, weight_bytes
 from attar.export.decoding import DecoderRunner
-from attar.export.runtime import graph_in
+from attar.export.runtimes.onnx import graph_in
 from attar.facts import (
     ArtifactFacts,
     BudgetFacts,

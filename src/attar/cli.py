@@ -36,7 +36,6 @@ app = typer.Typer(
 app.add_typer(store_app, name="store")
 
 _INTERRUPTED = 130
-_PAGE = "page"
 _EDITOR_LINE = "# yaml-language-server: $schema=recipe.schema.json"
 """How the YAML server of many editors is told which schema a file follows."""
 
@@ -209,7 +208,8 @@ def export(
     precision: Annotated[str, typer.Option(help="fp32 or int8.")] = "int8",
     kind: Annotated[str, typer.Option(help="The format.")] = "onnx",
     to: Annotated[
-        str | None, typer.Option(help="Several at once: onnx-int8,web-int8; page: a copy of the page for any host.")
+        str | None,
+        typer.Option(help="Several at once: onnx-int8,openvino-int8,web; page: a copy of the page for any host."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the page; default RUN/page.")] = None,
 ) -> None:
@@ -217,27 +217,31 @@ def export(
 
     The file is compared with the checkpoint and measured like those of the recipe; one that fails is refused.
     """
-    from attar.finished import export_again
+    from attar.recipe.export_names import PAGE, named_exports
 
-    wanted = [f"{kind}-{precision}"] if to is None else [name.strip() for name in to.split(",")]
-    unnamed = [name for name in wanted if name != _PAGE and "-" not in name]
-    if unnamed:
-        raise RecipeError(f'--to: "{unnamed[0]}" names no export. Write KIND-PRECISION (onnx-int8, web-int8) or page.')
-    if out is not None and _PAGE not in wanted:
+    wanted, page = ([(kind, precision)], False) if to is None else named_exports(to)
+    if out is not None and not page:
         raise RecipeError("--out: is the folder of the page. Add --to page.")
-    for kind, _, precision in (name.partition("-") for name in wanted if name != _PAGE):
+    facts = None
+    if wanted:
+        from attar.finished import add_exports
+
         with _terminal() as terminal:
-            facts = export_again(run_folder, kind, precision, say=terminal.say)
-        made = next(a for a in facts.artifacts if (a.kind, a.precision) == (kind, precision))
-        _print(
-            f"{run_folder / made.path}: {made.bytes:,} bytes, quality {made.quality}, "
-            f"parity {made.parity.agreement:.4f}"
-        )
-    if _PAGE in wanted:
+            facts = add_exports(run_folder, wanted, say=terminal.say)
+        for made in (one for one in facts.artifacts if (one.kind, one.precision) in wanted):
+            _print(
+                f"{run_folder / made.path}: {made.bytes:,} bytes, quality {made.quality}, "
+                f"parity {made.parity.agreement:.4f}"
+            )
+    if page:
         from attar.page.hosted import export_page
 
-        place = export_page(run_folder, out or run_folder / _PAGE)
+        place = export_page(run_folder, out or run_folder / PAGE)
         _print(f"page: {place}; put this folder on any host, or try it: python -m http.server -d {place}")
+    if facts is not None:
+        from attar.handover import require_exports
+
+        require_exports(facts, run_folder, only=wanted)
 
 
 @app.command()

@@ -18,16 +18,17 @@ from attar.evaluation.generate import write_greedily
 from attar.evaluation.language import agreement, divergence, score_file
 from attar.evaluation.tokens import COLUMN, TEACHER, Reader, ask_about_rows
 from attar.evaluation.written import write_answers
+from attar.export.classifier import export_and_check
 from attar.export.decoder import trace_decoder
+from attar.export.exporter import Trained
 from attar.export.gguf_folder import fill_gguf
 from attar.export.graph import Graph
 from attar.export.language import Bounds, Opened, bounds, export_language
-from attar.export.onnx import export_and_check, trace_rows
 from attar.export.onnx_folder import fill_onnx
 from attar.export.writing import LONGEST, compare_steps, compare_written, prompts_of
 from attar.facts import ArtifactFacts, ParityFacts, RefusedFacts
 from attar.ground import Ground
-from attar.recipe.outcome import ExportSpec, GGUFSpec, OnnxSpec, WebSpec
+from attar.recipe.outcome import ExportSpec, GGUFSpec, OnnxSpec
 from attar.stages import Stages
 from attar.tasks.base import Encoded, Processor
 from attar.tasks.causal_lm import CausalLM
@@ -69,16 +70,15 @@ class Exports:
             )
 
     def _make(self, spec: ExportSpec, out: Path) -> ArtifactFacts:
-        if isinstance(self.ground.task, CausalLM) and not isinstance(spec, WebSpec):
+        ground = self.ground
+        if isinstance(ground.task, CausalLM):
+            assert isinstance(spec, GGUFSpec | OnnxSpec), "the plan refuses the others for language models"
             return self._make_language(spec, out)
         assert not isinstance(spec, GGUFSpec), "the plan refuses it for classifiers"
-        ground, (model, processor) = self.ground, self._student
-        train, validation, test = self._encoded
+        _, validation, test = self._encoded
         made = export_and_check(
-            model, ground.task, processor, out, spec, calibration=train, parity=validation,
-            parity_logits=self.validation, test=test, temperature=self.temperature, root=ground.out,
-            graph=self._graph(spec.opset),
-        )  # fmt: skip
+            self._trained, out, spec, parity=validation, parity_logits=self.validation, test=test, root=ground.out
+        )
         scores = score_artifact(ground.task, made.logits, self.teacher, test.labels, ground.recipe.report)
         return made.facts.model_copy(update=scores._asdict())
 
@@ -125,11 +125,14 @@ class Exports:
         )
         return train, validation, test
 
+    @cached_property
+    def _trained(self) -> Trained:
+        model, processor = self._student
+        return Trained(model, self.ground.task, processor, self._encoded[0], self.temperature)
+
     @cache  # noqa: B019  (lives as long as a seed's exports)
     def _graph(self, opset: int) -> Graph:
-        if isinstance(self.ground.task, CausalLM):
-            return trace_decoder(self._student[0], opset)
-        return trace_rows(self._student[0], self.ground.task, self._student[1], self._encoded[0], opset)
+        return trace_decoder(self._student[0], opset)
 
 
 def _reader(opened: Opened, encoded: Sequences) -> Reader:

@@ -19,9 +19,10 @@ from attar.evaluation.metrics import score
 from attar.evaluation.predict import predict_logits
 from attar.evaluation.tokens import Reader, ask_about_rows
 from attar.evaluation.written import right_answers, write_answers
+from attar.export.exporter import single_rows
 from attar.export.gguf_folder import MODEL as GGUF
 from attar.export.onnx_folder import open_onnx
-from attar.export.runtime import OnnxRunner, single_rows
+from attar.export.runtimes import open_artifact
 from attar.facts import ArtifactFacts, RunFacts
 from attar.handover import require_exports
 from attar.recipe import Recipe
@@ -103,19 +104,25 @@ def score_by_harness(run_folder: Path, tasks: Sequence[str], limit: int | None =
 
 
 def export_again(run_folder: Path, kind: str, precision: str, *, say: Callable[[str], None]) -> RunFacts:
-    """Add an export to a finished run and carry it through: what is done stays, the new file is made and measured.
+    """`add_exports` of one file. Raises ParityError or ExportError where this file is refused."""
+    done = add_exports(run_folder, [(kind, precision)], say=say)
+    require_exports(done, run_folder, only=[(kind, precision)])
+    return done
 
-    Raises ParityError or ExportError where this file is refused; what another command was refused is no matter here.
+
+def add_exports(run_folder: Path, wanted: Sequence[tuple[str, str]], *, say: Callable[[str], None]) -> RunFacts:
+    """Add exports, by kind and precision, to a finished run and carry it through: what is done stays, the new files are
+    made and measured. A refused one stands in `refused` of what is returned and keeps no other from being made.
     """
     facts = load_run(run_folder)
     recipe = load_recipe(run_folder / "recipe.yaml")
-    if all((e.kind, e.precision) != (kind, precision) for e in recipe.export):
+    known = [(one.kind, one.precision) for one in recipe.export]
+    added = [{"kind": kind, "precision": precision} for kind, precision in wanted if (kind, precision) not in known]
+    if added:
         fields = recipe.model_dump(mode="json")
-        fields["export"].append({"kind": kind, "precision": precision})
+        fields["export"] += added
         recipe = recipe_from(fields)
-    done = run(recipe, run_folder, seeds=max(1, len(facts.seeds)), say=say, complain=False)
-    require_exports(done, run_folder, only=(kind, precision))
-    return done
+    return run(recipe, run_folder, seeds=max(1, len(facts.seeds)), say=say, complain=False)
 
 
 def _written(
@@ -168,6 +175,7 @@ def _logits(run_folder: Path, facts: RunFacts, task: Task, rows: Dataset, artifa
         with quiet():
             model, processor = task.load_model(run_folder / "student"), task.load_processor(run_folder / "student")
         return predict_logits(model, task, task.encode(rows, processor), processor)
-    folder = require_artifact(run_folder, _artifact(facts, artifact))
+    made = _artifact(facts, artifact)
+    folder = require_artifact(run_folder, made)
     processor = task.load_processor(folder)
-    return OnnxRunner(folder).logits(single_rows(task, task.encode(rows, processor), processor))
+    return open_artifact(made.kind, folder).logits(single_rows(task, task.encode(rows, processor), processor))

@@ -52,9 +52,9 @@ def student_files(out: Path) -> dict[str, str]:
     return {f"{STUDENT}/{name}": sha256(out / STUDENT / name) for name in files_below(out / STUDENT, besides=CARD)}
 
 
-def require_exports(facts: RunFacts, out: Path, only: tuple[str, str] | None = None) -> None:
-    """Raise ParityError or ExportError where an export was refused; `only`: look at this kind and precision."""
-    refused = [one for one in facts.refused if only in (None, (one.kind, one.precision))]
+def require_exports(facts: RunFacts, out: Path, only: Collection[tuple[str, str]] | None = None) -> None:
+    """Raise ParityError or ExportError where an export was refused; `only`: look at these kinds and precisions."""
+    refused = [one for one in facts.refused if only is None or (one.kind, one.precision) in only]
     if refused:
         kind = ParityError if all(one.failed == "parity" for one in refused) else ExportError
         raise kind("\n".join([*(one.reason for one in refused), f"All else is finished: {out / REPORT}"]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,77 +15,30 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from attar.errors import ExportError, MissingExtra, ParityError
-from attar.evaluation.predict import predict_logits
+from attar.export.classifier import write_artifact
+from attar.export.exporter import single_rows, trace_rows
 from attar.export.graph import float_weights, trace_graph, weight_bytes
-from attar.export.onnx import Exported, export_and_check, export_onnx, trace_rows
 from attar.export.quantize import quantize
-from attar.export.runtime import OnnxRunner, single_rows
+from attar.export.runtimes.onnx import OnnxRunner
 from attar.hashing import sha256
 from attar.recipe.outcome import OnnxSpec, WebSpec
-from attar.recipe.task import ImageClassificationSpec, TextClassificationSpec
-from attar.tasks import Task, make_task
-from attar.tasks.base import Encoded
-from tiny import tiny_bert, tiny_image_model, tiny_image_processor, tiny_images, tiny_tokenizer
+from attar.recipe.task import TextClassificationSpec
+from attar.tasks import make_task
+from export.cases import LABELS, Case, image_case, text_case
+from tiny import tiny_tokenizer
 
-LABELS = ("a", "b", "c")
 FP32, INT8 = OnnxSpec(kind="onnx", precision="fp32"), OnnxSpec(kind="onnx", precision="int8")
 LOOSE = OnnxSpec(kind="onnx", precision="int8", min_agreement=0.0)
 
 
-class Case:
-    """A model with rows, traced once for all tests."""
-
-    def __init__(self, task: Task, processor: object, rows: Dataset, model: nn.Module) -> None:
-        self.task, self.processor, self.model = task, processor, model
-        self.rows: Encoded = task.encode(rows, processor)
-        self.logits = predict_logits(model, task, self.rows, processor)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            self.graph = trace_rows(model, task, processor, self.rows, 20)
-
-    def export(self, root: Path, spec: OnnxSpec | WebSpec, **changes: object) -> Exported:
-        out = root / "export" / f"{spec.kind}-{spec.precision}"
-        options = {"parity_logits": self.logits, "graph": self.graph, **changes}
-        rows = {"calibration": self.rows, "parity": self.rows, "test": self.rows}
-        return export_and_check(
-            self.model, self.task, self.processor, out, spec, temperature=1.5, root=root, **rows, **options
-        )
-
-
-def trained_a_little(model: nn.Module, task: Task, encoded: Encoded, processor: object, steps: int) -> None:
-    """Enough steps that answers are decided: int8 must not change them."""
-    model.train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    inputs, labels = task.batch(encoded, range(len(encoded)), processor), torch.from_numpy(encoded.labels)
-    for _ in range(steps):
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(model(**inputs).logits, labels).backward()
-        optimiser.step()
-    model.eval()
-
-
 @pytest.fixture(scope="module")
 def text() -> Case:
-    words = {0: "card lost stolen", 1: "transfer late money", 2: "fee charged twice"}
-    rng = np.random.default_rng(0)
-    labels = [int(i) for i in rng.integers(0, 3, 40)]
-    texts = [" ".join(rng.choice(words[i].split(), rng.integers(1, 9))) for i in labels]
-    task = make_task(TextClassificationSpec(kind="text_classification", max_length=32), LABELS)
-    tokenizer = tiny_tokenizer(texts)
-    rows = Dataset.from_dict({"text": texts, "label": labels})
-    model = tiny_bert(tokenizer, LABELS)
-    trained_a_little(model, task, task.encode(rows, tokenizer), tokenizer, 15)
-    return Case(task, tokenizer, rows, model)
+    return text_case()
 
 
 @pytest.fixture(scope="module")
 def image() -> Case:
-    labels = [i % 3 for i in range(30)]
-    task = make_task(ImageClassificationSpec(kind="image_classification", image_size=8), LABELS)
-    rows = Dataset.from_dict({"image": tiny_images(labels), "label": labels})
-    model = tiny_image_model(LABELS, hidden=32)
-    trained_a_little(model, task, task.encode(rows, tiny_image_processor()), tiny_image_processor(), 10)
-    return Case(task, tiny_image_processor(), rows, model)
+    return image_case()
 
 
 @pytest.mark.parametrize("kind", ["text", "image"])
@@ -133,10 +85,7 @@ def test_the_folder_holds_all_that_is_needed(text: Case, tmp_path: Path) -> None
 
 
 def test_batch_and_sequence_are_free(text: Case, tmp_path: Path) -> None:
-    runner = OnnxRunner(export_onnx(
-        text.model, text.task, text.processor, tmp_path / "x", FP32, calibration=text.rows, temperature=1.0,
-        graph=text.graph,
-    ))  # fmt: skip
+    runner = write_artifact(text.trained, tmp_path / "x", FP32)
     for size in (1, 3, 7):
         batch = text.task.batch(text.rows, range(size), text.processor)
         np.testing.assert_allclose(runner(batch), text.logits[:size], atol=1e-4)
@@ -176,7 +125,7 @@ def test_a_file_that_misses_its_bound_is_not_handed_over(text: Case, tmp_path: P
 
 def test_a_file_with_other_answers_is_refused(text: Case, tmp_path: Path) -> None:
     with pytest.raises(ParityError, match=r"agreement is 0\.\d+, at least 0.97 is asked"):
-        text.export(tmp_path, INT8, parity_logits=np.roll(text.logits, 1, axis=1))
+        text.export(tmp_path, INT8, logits=np.roll(text.logits, 1, axis=1))
 
 
 class Regression(nn.Module):
@@ -257,7 +206,7 @@ def test_an_absent_package_gives_the_pip_command(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtra, match=r'"onnx.*pip install "attar\[onnx\]"'):
-        text.export(tmp_path, INT8, graph=text.graph if package.startswith("onnxruntime") else None)
+        text.export(tmp_path, INT8, trained=text.trained if package.startswith("onnxruntime") else text.untraced())
 
 
 def test_inputs_of_another_model_are_named(text: Case, tmp_path: Path) -> None:

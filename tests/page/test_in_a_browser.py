@@ -22,7 +22,8 @@ from run_parts import make
 
 import attar
 from attar.errors import AttarError
-from attar.export.runtime import OnnxRunner, single_rows
+from attar.export.exporter import single_rows
+from attar.export.runtimes.onnx import OnnxRunner
 from attar.page.built import GPU, built_page
 from attar.page.hosted import export_page
 from attar.page.rows import Asked

@@ -145,7 +145,8 @@ def test_a_run_is_pushed_in_one_commit(tmp_path: Path, hub: Hub) -> None:
 def refused_export(folder: Path) -> Path:
     """A folder as the exporter leaves it where a file fails parity."""
     pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
-    from attar.export.onnx import export_and_check
+    from attar.export.classifier import export_and_check
+    from attar.export.exporter import Trained
 
     labels = [0, 1, 0, 1]
     task = make_task(ImageClassificationSpec(kind="image_classification", image_size=8), ("a", "b"))
@@ -154,8 +155,8 @@ def refused_export(folder: Path) -> Path:
     strict = OnnxSpec(kind="onnx", precision="fp32", max_abs=1e-9)
     with pytest.raises(ParityError):
         export_and_check(
-            tiny_image_model(("a", "b")), task, processor, folder / "export" / "onnx-fp32", strict, calibration=rows,
-            parity=rows, parity_logits=np.ones((4, 2), np.float32), test=rows, temperature=1.0, root=folder,
+            Trained(tiny_image_model(("a", "b")), task, processor, rows), folder / "export" / "onnx-fp32", strict,
+            parity=rows, parity_logits=np.ones((4, 2), np.float32), test=rows, root=folder,
         )  # fmt: skip
     return folder / "export" / "onnx-fp32.refused"
 

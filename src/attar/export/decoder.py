@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from attar.errors import ExportError
-from attar.export.graph import OUTPUT, Graph, export_module, onnx
+from attar.export.graph import Graph, export_module, onnx
+from attar.export.runtimes.base import OUTPUT
 
 PAST, PRESENT = "past_key_values", "present"
 PARTS = ("key", "value")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from attar.export.decoder import PAST, POSITIONS, PRESENT
-from attar.export.runtime import open_session, tensor_type
+from attar.export.runtimes.onnx import open_session, tensor_type
 
 Array = NDArray[Any]
 Cache = dict[str, Array]

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from attar.errors import ExportError, MissingExtra
 from attar.export.quiet import quiet, reason
+from attar.export.runtimes.base import OUTPUT
 from attar.signals import Wanted, ask
 
 Graph = Any
 """An `onnx.ModelProto`."""
 
-OUTPUT = "logits"
 LARGEST = 2_000_000_000
 """Bytes of a protobuf file."""
 
@@ -39,6 +39,30 @@ class _Logits(nn.Module):
         logits = ask(self.model, dict(zip(self.names, inputs, strict=True)), Wanted()).dense_logits
         assert logits is not None
         return logits
+
+
+class NamedLogits(nn.Module):
+    """A model whose inputs are keywords and whose output is one tensor, as the exporters of devices want it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Logits [N, C]."""
+        logits = ask(self.model, inputs, Wanted()).dense_logits
+        assert logits is not None
+        return logits
+
+
+def is_convolutional(model: nn.Module) -> bool:
+    """Whether most weights are those of convolutions."""
+    sizes = [(isinstance(part, nn.Conv2d), part.weight.numel()) for part in model.modules() if _has_weight(part)]
+    return 2 * sum(size for convolves, size in sizes if convolves) > sum(size for _, size in sizes)
+
+
+def _has_weight(part: nn.Module) -> bool:
+    return isinstance(getattr(part, "weight", None), Tensor)
 
 
 def trace_graph(model: nn.Module, example: Mapping[str, Tensor], opset: int) -> Graph:

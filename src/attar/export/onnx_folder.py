@@ -22,7 +22,7 @@ from attar.export.decoder_weights import shrink
 from attar.export.decoding import DecoderModule, DecoderRunner
 from attar.export.graph import Graph, save_graph
 from attar.export.language import CARD, Opened
-from attar.export.runtime import MODEL
+from attar.export.runtimes.onnx import MODEL
 from attar.facts import ArtifactFacts
 from attar.hashing import files_below
 from attar.recipe.outcome import OnnxSpec

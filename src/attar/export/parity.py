@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from attar.answers import agreement, mean_kl
 from attar.errors import ParityError
 from attar.facts import ParityFacts
-from attar.recipe.outcome import OnnxSpec, WebSpec
+from attar.recipe.outcome import ClassifierSpec, OnnxSpec, WebSpec
 from attar.tasks.base import Problem
 
 Array = NDArray[Any]
@@ -22,7 +22,7 @@ MIN_AGREEMENT = {"fp32": 0.999, "int8": 0.97}
 """Default bound on the share of equal answers (regression: on the correlation)."""
 
 
-def check_parity(checkpoint: Array, exported: Array, problem: Problem, spec: OnnxSpec | WebSpec) -> ParityFacts:
+def check_parity(checkpoint: Array, exported: Array, problem: Problem, spec: ClassifierSpec) -> ParityFacts:
     """Compare logits [N, C] of both on the same rows. Raises ParityError where a bound is missed, with what was found.
 
     Bounds are the spec's, else those by precision above.
@@ -47,7 +47,12 @@ def check_parity(checkpoint: Array, exported: Array, problem: Problem, spec: Onn
         raise ParityError(
             f"export {spec.kind} {spec.precision}: the file does not answer like the checkpoint on {facts.n} rows: "
             f"{'; '.join(problems)}. It is not handed over. "
-            + ("Use `precision: fp32`, or set a bound that you can live with." if spec.precision == "int8"
-               else "Try another `opset`, or set a bound that you can live with.")
-        )  # fmt: skip
+            f"{_other(spec)}, or set a bound that you can live with."
+        )
     return facts
+
+
+def _other(spec: ClassifierSpec) -> str:
+    if spec.precision == "int8":
+        return "Use `precision: fp32`"
+    return "Try another `opset`" if isinstance(spec, OnnxSpec | WebSpec) else "Use `kind: onnx`"

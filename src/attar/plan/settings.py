@@ -6,6 +6,7 @@ import importlib.util
 from typing import Any
 
 from attar.errors import MissingExtra
+from attar.plan.edge import check_edge, packages_of
 from attar.plan.layers import BY_TOKEN
 from attar.plan.notes import Notes
 from attar.plan.rows import RowsFound, problem_of
@@ -15,7 +16,7 @@ from attar.recipe import Recipe
 from attar.recipe.names import taken
 from attar.recipe.nearest import did_you_mean
 from attar.recipe.objectives import LayeredSpec
-from attar.recipe.outcome import GGUFSpec, OnnxSpec, WebSpec
+from attar.recipe.outcome import EdgeSpec, GGUFSpec, OnnxSpec, WebSpec
 from attar.recipe.places import Path
 from attar.recipe.student import FromConfigSpec, FromTeacherSpec
 from attar.recipe.task import CausalLMSpec
@@ -125,6 +126,8 @@ def _exports(recipe: Recipe, notes: Notes) -> None:
             notes.problem(("export", number, "kind"), f'"web" does not fit task.kind: {recipe.task.kind}. Use onnx.')
         if isinstance(spec, OnnxSpec):
             _onnx(spec, number, recipe, notes, is_language=is_language)
+        if isinstance(spec, EdgeSpec):
+            check_edge(spec, number, recipe, notes)
         if (spec.kind, spec.precision) in seen:
             message = f"{spec.kind} {spec.precision} stands twice; both would be written to one folder. Remove one."
             notes.problem(("export", number), message)
@@ -171,6 +174,9 @@ def _packages(recipe: Recipe, teacher: TeacherFound, notes: Notes) -> None:
         path: Path = ("export", number, "kind")
         if isinstance(spec, GGUFSpec):
             wanted.append((path, "gguf", "lm", "export to GGUF"))
+            continue
+        if isinstance(spec, EdgeSpec):
+            wanted += [(path, *needed) for needed in packages_of(spec)]
             continue
         for package in ("onnx", "onnxruntime", "onnxscript"):
             wanted.append((path, package, "onnx", "export to ONNX"))

@@ -81,7 +81,44 @@ class WebSpec(Spec):
     opset: Positive = Field(default=20, description="ONNX opset.")
 
 
-ExportSpec = Annotated[OnnxSpec | GGUFSpec | WebSpec, Field(discriminator="kind")]
+class _EdgeSpec(Spec):
+    """What the runtimes of devices share: classifiers of texts and images alone."""
+
+    max_abs: Rate | None = Field(default=None, description="As of `onnx`.")
+    min_agreement: Fraction | None = Field(default=None, description="As of `onnx`.")
+
+
+class OpenVINOSpec(_EdgeSpec):
+    """OpenVINO's own format (.xml and .bin), for Intel's processors; int8 by NNCF."""
+
+    kind: Literal["openvino"]
+    precision: Literal["fp32", "int8"] = Field(default="fp32", description="int8 is calibrated on training rows.")
+    calibration_rows: Positive = Field(default=256, description="As of `onnx`.")
+
+
+class LiteRTSpec(_EdgeSpec):
+    """LiteRT (.tflite), for Android and small devices. One row at a time, every text at one length."""
+
+    kind: Literal["litert"]
+    precision: Literal["fp32", "int8"] = Field(default="fp32", description="int8 scales activations at run time.")
+    length: Positive | None = Field(
+        default=None, description="Tokens that each text is padded to, and has at most; absent: the task's max_length."
+    )
+
+
+class ExecuTorchSpec(_EdgeSpec):
+    """ExecuTorch (.pte) through XNNPACK, for Android and iOS. One row at a time, every text at one length."""
+
+    kind: Literal["executorch"]
+    precision: Literal["fp32", "int8"] = Field(default="fp32", description="int8 is for convolutional nets.")
+    calibration_rows: Positive = Field(default=256, description="As of `onnx`.")
+    length: Positive | None = Field(default=None, description="As of `litert`.")
+
+
+EdgeSpec = OpenVINOSpec | LiteRTSpec | ExecuTorchSpec
+ClassifierSpec = OnnxSpec | WebSpec | EdgeSpec
+"""Exports that a classifier can have."""
+ExportSpec = Annotated[OnnxSpec | GGUFSpec | WebSpec | EdgeSpec, Field(discriminator="kind")]
 
 
 class PolicySpec(Spec):

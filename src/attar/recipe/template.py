@@ -194,6 +194,7 @@ budget:                      # checked before work where possible; a missed one 
 export:
   - {kind: onnx, precision: int8}
 # - {kind: web}                # for transformers.js; `attar serve` runs either in your browser
+# - {kind: litert, precision: int8}   # for Android; or openvino, executorch: docs/edge.md
 
 # policy:                    # where the teacher's terms are unknown or forbid it: record why you may
 #   decision: allow
