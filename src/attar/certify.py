@@ -22,6 +22,7 @@ from attar.facts import (
     Measurement,
     ModelFacts,
     PolicyFacts,
+    QualityFacts,
     RunFacts,
     SeedFacts,
     SpentFacts,
@@ -75,7 +76,7 @@ def certify(
         teacher=models["teacher"],
         student=models["student"],
         control=models.get("control"),
-        quality=found.quality,
+        quality=_with_members(found.quality, ground),
         retention=found.retention,
         kd_gain=found.kd_gain,
         evaluation=found,
@@ -178,12 +179,19 @@ def _measure(ground: Ground, chosen: Seed) -> Costs:
     return costs
 
 
+def _with_members(quality: QualityFacts, ground: Ground) -> QualityFacts:
+    alone = {f"teacher/{name}": value for name, value in ground.members_quality.items()}
+    return quality.model_copy(update={"validation": {**quality.validation, **alone}}) if alone else quality
+
+
 def _several(ground: Ground) -> list[str]:
     """What is not measured of several teachers."""
     if ground.teacher is None or not ground.teacher.members:
         return []
     routed = ", nor operations, as each row has one of them" if ground.routing is not None else ""
-    return [f"latency: not measured, {len(ground.teacher.members)} teachers are no one model{routed}"]
+    alone = [f"{name} {value:.3f}" for name, value in ground.members_quality.items()]
+    told = [f"each alone, {ground.task.metric} on its rows of validation: {', '.join(alone)}"] if alone else []
+    return [*told, f"latency: not measured, {len(ground.teacher.members)} teachers are no one model{routed}"]
 
 
 def _one_row(ground: Ground, processor: Any) -> tuple[Any, list[int]]:

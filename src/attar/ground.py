@@ -89,6 +89,8 @@ class Ground:
     """Hash of a fitted teacher's weights; None: it is as its source has it."""
     members_fitted: Mapping[str, str | None] = field(default_factory=dict[str, "str | None"])
     """The same of each of several teachers, by name."""
+    members_quality: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Of several teachers each: the metric on its rows of validation, where that is known."""
     routing: Routing | None = None
     """Which of several teachers is asked about a row; None: there is one, or they are mixed."""
     warnings: list[str] = field(default_factory=list[str])

@@ -13,6 +13,7 @@ import numpy as np
 from datasets import Dataset
 from pydantic import BaseModel
 
+from attar.evaluation.metrics import score
 from attar.ground import Ground, Progress
 from attar.identity import hash_processor
 from attar.mixture import combined
@@ -36,6 +37,8 @@ class Labelled(BaseModel):
 
     truncated: int
     """Rows that are longer than the limit, over all splits that were asked for."""
+    members: dict[str, float] = {}
+    """Of several teachers each: the metric on its rows of validation, where these have labels."""
 
 
 def label_rows(
@@ -59,23 +62,38 @@ def label_rows(
     def work() -> Labelled:
         encoded = {name: (task.encode(rows, ground.processor), ground.keys(rows)) for name, rows in parts.items()}
         stages.say(f"signals of {sum(len(e) for e, _ in encoded.values()):,} rows …")
+        members: dict[str, float] = {}
         if isinstance(spec, EnsembleSpec):
             stores = [
                 _label_member(ground, spec, number, _own_rows(ground, number, parts), wanted, progress)
                 for number in range(len(spec.members))
             ]
+            members = _members_alone(ground, stores)
             _join(ground, spec, stores, parts, encoded, teacher.resolve(wanted), place, facts, about)
         else:
             label(
                 teacher, task, encoded, wanted, place, facts, about=about, batch_tokens=spec.batch_tokens,
                 device=ground.device, progress=progress,
             )  # fmt: skip
-        return Labelled(truncated=sum(rows.truncated for rows, _ in encoded.values()))
+        return Labelled(truncated=sum(rows.truncated for rows, _ in encoded.values()), members=members)
 
     shaped_by = [folder.name, splits.hash, sorted(parts)]
     outputs = [folder / MANIFEST, *([folder / PROCESSOR] if hasattr(ground.processor, "save_pretrained") else [])]
-    ground.truncated = stages.run("signals", shaped_by, outputs, Labelled, work).truncated
+    found = stages.run("signals", shaped_by, outputs, Labelled, work)
+    ground.truncated, ground.members_quality = found.truncated, found.members
     return open_store(folder)
+
+
+def _members_alone(ground: Ground, stores: list[Store]) -> dict[str, float]:
+    """What each of several teachers is worth on validation, by its name; empty where there are no labels."""
+    assert ground.teacher is not None, "teachers that are asked are models"
+    task, found = ground.task, dict[str, float]()
+    for number, (name, store) in enumerate(zip(ground.teacher.members, stores, strict=True)):
+        rows = _own_rows(ground, number, {"validation": ground.splits.validation})["validation"]
+        if ground.splits.labelled and len(rows):
+            said = named(store.read(store.rows(task.content_keys(rows)), Wanted(logits=True)))["logits"].numpy()
+            found[name] = score(task.metric, said, task.encode(rows, ground.processor).labels, task.problem)
+    return found
 
 
 def told_of_several(ground: Ground) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def unshown(teacher: TeacherFound, signal: str) -> str | None:
             "several teachers that are mixed offer logits alone: states of different models mean different things. "
             "Route each row to one of them (teacher.route), or drop it."
         )
-    if signal.startswith("hidden:cka"):
+    if ":cka" in signal:
         return "layers: cka asks one model. Name the pairs, or use last or uniform."
     shapes = {(one.plan.family, one.plan.layers, one.plan.hidden) for one in teacher.alone}
     if len(shapes) > 1:
