@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +12,26 @@ import pytest
 from plan.samples import plan_of, problems_of
 
 
+def installed(monkeypatch: pytest.MonkeyPatch, but: Collection[str] = ()) -> None:
+    """Every package is there, `but` these."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *rest: None if name in but else real(name, *rest) or object()
+    )
+
+
 @pytest.mark.parametrize(
     ("export", "told"),
     [
         ({"kind": "executorch", "precision": "int8"}, 'precision: "int8" of executorch is for convolutional nets'),
-        ({"kind": "litert", "length": 4000}, "length: 4000 tokens, but texts are cut at task.max_length: 128"),
-        ({"kind": "executorch", "length": 4000}, "length: 4000 tokens, but texts are cut at task.max_length: 128"),
+        ({"kind": "litert", "length": 4000}, "length: 4000 tokens, but texts are cut at task.max_length: 64"),
+        ({"kind": "executorch", "length": 4000}, "length: 4000 tokens, but texts are cut at task.max_length: 64"),
     ],
 )
 def test_what_a_runtime_does_not_take_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, export: dict[str, Any], told: str
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: object())
+    installed(monkeypatch)
     (found,) = problems_of(tmp_path, export=[export])
     assert found.startswith(f"export[0].{told}")
 
@@ -33,8 +43,7 @@ def test_language_models_have_other_files(tmp_path: Path, kind: str) -> None:
 
 
 def test_absent_packages_are_told_by_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = {"nncf", "ai_edge_quantizer", "litert_torch", "executorch"}
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None if name in absent else object())
+    installed(monkeypatch, but={"nncf", "ai_edge_quantizer", "litert_torch", "executorch"})
     exports = [{"kind": "openvino", "precision": "int8"}, {"kind": "litert"}, {"kind": "executorch"}]
     found = problems_of(tmp_path, export=exports)
     assert [line.split('"')[1] for line in found] == ["nncf", "litert_torch", "executorch"]
