@@ -6,9 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+settings.register_profile("attar", deadline=None)  # how long an example takes is no law
+settings.load_profile("attar")
 
 _MIRROR = Path(os.environ.get("ATTAR_MIRROR") or Path(__file__).parents[2] / "shared" / "data")
 
