@@ -105,7 +105,7 @@ def _times(found: BatchFacts, *, tokens: bool) -> list[str]:
 
 
 def _fold(ratio: float) -> str:
-    return f"{say.decimals(ratio, 2 if ratio < 10 else 1)}{say.TIMES}"
+    return f"{say.decimals(ratio, 3 if ratio < 0.1 else 2 if ratio < 10 else 1)}{say.TIMES}"
 
 
 def _notes(facts: BenchFacts) -> list[str]:
