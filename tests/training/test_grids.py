@@ -57,9 +57,7 @@ def test_blocks_are_those_of_matmulnbits(bits: int) -> None:
     packed, scales, _ = quantizer.qbits_block_quant(np.ascontiguousarray(values.numpy().T))
     steps = packed if bits == 8 else np.stack([packed & 15, packed >> 4], -1).reshape(7, -1, BLOCK)
     theirs = (steps.astype(np.float64) - 2 ** (bits - 1)) * scales[..., None]
-    np.testing.assert_allclose(
-        grids.onnx_blocks(values, bits), theirs.reshape(7, -1)[:, :80], rtol=1e-5, atol=1e-9
-    )
+    np.testing.assert_allclose(grids.onnx_blocks(values, bits), theirs.reshape(7, -1)[:, :80], rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["q8_0", "q4_0"])

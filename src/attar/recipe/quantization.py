@@ -10,7 +10,7 @@ from attar.recipe.base import Spec
 
 
 class QuantizationSpec(Spec):
-    """Quantization-aware training: the student computes with the numbers of the exported file, and learns through it."""
+    """Quantization-aware training: the student learns with the numbers of its exported file."""
 
     precision: Literal["int8", "int4", "q8_0", "q4_0"] = Field(
         description="Of the export that it is for, which must be in the recipe: int8 (onnx, web), int4 (onnx, language "

@@ -62,7 +62,7 @@ class TrainingSpec(Spec):
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="Arithmetic of the forward pass.")
     quantization: QuantizationSpec | None = Field(
         default=None,
-        description="Quantization-aware: student and control are trained with the rounding of an exported file; absent: "
+        description="Quantization-aware: student and control learn with the rounding of an exported file; absent: "
         "exports round what was trained without it.",
     )
     parallel: Literal["ddp", "fsdp"] = Field(

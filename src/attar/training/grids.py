@@ -24,8 +24,10 @@ def affine(values: Tensor, dims: Sequence[int]) -> Tensor:
     """
     given = _plain(values)
     low, high = given.amin(dims, keepdim=True).clamp(max=0), given.amax(dims, keepdim=True).clamp(min=0)
-    scale = _usable((high - low) / 255)
-    zero = (-low / scale).round().clamp(0, 255)
+    if given.device.type != "mps":  # which has no float64: there a tie may go the other way
+        low, high = low.double(), high.double()
+    exact = _usable((high - low) / 255)
+    scale, zero = exact.to(given.dtype), (-low / exact).round().clamp(0, 255).to(given.dtype)
     steps = ((given / scale).round() + zero).clamp(0, 255)
     return _straight(values, (steps - zero) * scale)
 

@@ -1,21 +1,23 @@
 """Quantization-aware training: the student answers with the numbers that its exported file will have.
 
-Nothing is added to the student. For the time of a forward pass its weights are replaced by what they are rounded to
-and the inputs of its products are rounded by hooks; optimizer, checkpoints and what is saved hold plain weights. No
+Nothing is added to the student. For the time of a forward pass its weights are replaced by what they are rounded to,
+and what goes into its products is rounded on the way; optimizer, checkpoints and what is saved hold plain weights. No
 range is learned or remembered: each is that of the numbers at hand, as the exporter takes it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call  # pyright: ignore[reportPrivateImportUsage]
+from torch.func import functional_call
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
 from attar.errors import PlanError
@@ -26,6 +28,9 @@ from attar.training import grids
 Grid = Callable[[Tensor], Tensor]
 Found = TypeVar("Found")
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_PRODUCTS = (functional.linear, functional.conv1d, functional.conv2d, functional.conv3d)
+_POOLS = (functional.adaptive_avg_pool2d, functional.avg_pool2d, functional.max_pool2d)
+_SUMS = (torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__)
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,7 @@ class Rounding:
         """`act` on the student while it computes with rounded numbers. Gradients go to its own weights."""
         own = dict(student.named_parameters())
         rounded = {f"student.{one.name}": one.grid(own[one.name]) for one in self._weights}
-        with ExitStack() as undo:
-            for part in student.modules() if self.activations is not None else ():
-                if isinstance(part, (nn.Linear, *_CONVOLUTIONS)):
-                    undo.callback(part.register_forward_pre_hook(self._round_input).remove)
+        with nullcontext() if self.activations is None else _Activations(self.activations):
             return cast("Found", functional_call(_Holder(student), rounded, (act,)))
 
     def settle(self, student: nn.Module) -> None:
@@ -80,12 +82,27 @@ class Rounding:
             numbers=sum(one.numbers for one in self._weights),
         )  # fmt: skip
 
-    def _round_input(self, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        if not inputs:
-            return inputs
-        values, *others = inputs
-        first = 1 if self.activations == "row" else 0
-        return (grids.affine(values, tuple(range(first, values.dim()))), *others)
+
+class _Activations(TorchFunctionMode):
+    """Rounds what goes into products, by its range in each row; or in the batch, and then also what is added or pooled:
+    a static file holds every tensor between two operators in 8 bits.
+    """
+
+    def __init__(self, by: str) -> None:
+        super().__init__()
+        self.by_batch = by == "batch"
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _PRODUCTS or (self.by_batch and func in _POOLS):
+            args = (self._rounded(args[0]), *args[1:])
+        elif self.by_batch and func in _SUMS and all(isinstance(one, Tensor) and one.dim() > 2 for one in args):
+            func, args = torch.add, tuple(self._rounded(one) for one in args)
+        return func(*args, **(kwargs or {}))
+
+    def _rounded(self, values: Tensor) -> Tensor:
+        return grids.affine(values, tuple(range(0 if self.by_batch else 1, values.dim())))
 
 
 class _Holder(nn.Module):

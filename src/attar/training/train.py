@@ -25,8 +25,8 @@ from attar.training.distil import Distil, recompute_layers
 from attar.training.gradients import gradient_norms
 from attar.training.packing import packing
 from attar.training.precision import full_precision_heads
-from attar.training.rounding import Rounding
 from attar.training.rollouts import make_rollouts, rollout_facts
+from attar.training.rounding import Rounding
 from attar.training.rows import Batches, TrainingRows
 from attar.training.trainer import DistilTrainer, Evaluate
 
