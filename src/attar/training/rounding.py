@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,9 @@ class Rounding:
     def __init__(self, student: nn.Module, spec: QuantizationSpec, *, language: bool) -> None:
         self.spec = spec
         found = _blocks(student, spec.precision) if language else None
-        self.activations = None if language else "batch" if _is_convolutional(student) else "row"
+        self.activations: Literal["row", "batch"] | None = None
+        if not language:
+            self.activations = "batch" if _is_convolutional(student) else "row"
         if self.activations is not None:
             found = _static(student) if self.activations == "batch" else _dynamic(student)
         self._weights = _once(student, found or iter(()))
