@@ -7,8 +7,6 @@ Rounding what is rounded changes nothing (up to half a step, where a zero point 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -17,7 +15,7 @@ BLOCK = 32
 """Numbers that share a scale in a file of blocks."""
 
 
-def affine(values: Tensor, dims: Sequence[int]) -> Tensor:
+def affine(values: Tensor, dims: tuple[int, ...]) -> Tensor:
     """uint8 with a zero point: 256 steps from the least to the largest number, 0 among them.
 
     `dims` share a scale, the others have their own. onnxruntime's weights and its DynamicQuantizeLinear.
@@ -32,7 +30,7 @@ def affine(values: Tensor, dims: Sequence[int]) -> Tensor:
     return _straight(values, (steps - zero) * scale)
 
 
-def symmetric(values: Tensor, dims: Sequence[int]) -> Tensor:
+def symmetric(values: Tensor, dims: tuple[int, ...]) -> Tensor:
     """int8 from -127 to 127 without a zero point; `dims` share a scale. onnxruntime's weights of convolutions."""
     given = _plain(values)
     scale = _usable(given.abs().amax(dims, keepdim=True) / 127)
