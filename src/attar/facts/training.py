@@ -67,6 +67,17 @@ class RolloutFacts(Facts):
     share_of_time: float = Field(description="Of the training steps' wall time, spent on writing.")
 
 
+class QuantizationFacts(Facts):
+    """A training with the rounding of an exported file: what is saved holds the file's numbers."""
+
+    precision: Literal["int8", "int4", "q8_0", "q4_0"]
+    start: float = Field(description="Share of the training after which numbers were rounded.")
+    numbers: int = Field(description="Parameters that were rounded, tied ones once.")
+    activations: Literal["row", "batch"] | None = Field(
+        description="Inputs of products were rounded to uint8 too, with a range a row or a batch; null: weights alone."
+    )
+
+
 class TrainingFacts(Facts):
     """One training, student or control."""
 
@@ -84,6 +95,9 @@ class TrainingFacts(Facts):
         default={}, description="By objective, where training.balance is on: what the probe found."
     )
     rollouts: RolloutFacts | None = Field(default=None, description="Where answers were written in the training.")
+    quantization: QuantizationFacts | None = Field(
+        default=None, description="Where the training was quantization-aware."
+    )
     processes: int = Field(default=1, description="That trained together.")
     parallel: Literal["ddp", "fsdp"] | None = Field(
         default=None, description="How several processes shared the training; null: there was one."

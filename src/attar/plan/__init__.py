@@ -16,6 +16,7 @@ from attar.plan.layers import of_a_batch
 from attar.plan.lengths import lengths_of
 from attar.plan.notes import Notes
 from attar.plan.objectives import check_objectives, describe
+from attar.plan.quantization import check_quantization, told
 from attar.plan.result import DataPlan, Estimate, ModelPlan, Plan, SignalsPlan, Size
 from attar.plan.rollouts import check_rollouts
 from attar.plan.rows import look_at_rows, problem_of
@@ -43,6 +44,7 @@ def make_plan(recipe: Recipe, *, python_objects: bool = False, out: Path | None 
     signals = check_objectives(recipe, teacher, student, rows, notes, python_objects)
     check_rollouts(recipe, notes)
     check_settings(recipe, teacher, rows, notes)
+    check_quantization(recipe, notes)
     estimates = estimate(recipe, teacher, student, rows, signals, lengths, out or Path(), notes)
     budget = check_budget(recipe, teacher.plan, student.plan, notes)
     notes.finish()
@@ -56,6 +58,7 @@ def make_plan(recipe: Recipe, *, python_objects: bool = False, out: Path | None 
         language=language,
         signals=signals,
         objectives=tuple(describe(spec) + of_a_batch(recipe, spec) for spec in recipe.objectives),
+        rounding=told(recipe),
         estimates=estimates,
         budget=budget,
         warnings=tuple(notes.warnings),

@@ -112,6 +112,8 @@ class Plan:
     """Of language models, by name: tokenizers, widths, special tokens, templates, heads, lengths. Empty for others."""
     signals: SignalsPlan
     objectives: tuple[str, ...]
+    rounding: str
+    """What a quantization-aware training trains for; empty where it is none."""
     estimates: tuple[Estimate, ...]
     budget: tuple[BudgetFacts, ...]
     warnings: tuple[str, ...]
@@ -148,6 +150,8 @@ class Plan:
         yield f"signals   {self.signals.mode}"
         yield f"  needed    {', '.join(self.signals.needed) or 'none'}"
         yield f"  offered   {offered}"
+        if self.rounding:
+            yield f"rounding  {self.rounding} (quantization-aware)"
         yield "estimates"
         yield from (f"  {estimate.name:<9} {estimate}" for estimate in self.estimates)
         if self.budget:

@@ -54,6 +54,7 @@ training:
   learning_rate: 1e-3
   # token_dropout: 0.1       # share of the student's tokens hidden in each step
   # subword_dropout: 0.05    # share spelled in shorter pieces, as words outside its vocabulary will be
+  # quantization: {precision: int8}      # train with the rounding of the int8 export (docs/quantization.md)
 """
 
 _IMAGE = """
@@ -99,6 +100,7 @@ training:
   batch_size: 64
   learning_rate: 5e-3
   # mixup: 0.2               # the teacher is asked live and sees the mixed images
+  # quantization: {precision: int8}      # train with the rounding of the int8 export (docs/quantization.md)
 """
 
 _LANGUAGE = """
@@ -154,6 +156,7 @@ training:
   warmup: 0.1
   # precision: bf16          # arithmetic of the forward pass; fp32 without this line
   # activation_checkpointing: true       # less memory, a third more arithmetic
+  # quantization: {precision: q4_0}      # train with the rounding of an export: q8_0, q4_0, int8 or int4
   # parallel: fsdp           # under torchrun: weights are sharded; ddp: each process holds all of them
   # device: auto
   # extra: {dataloader_num_workers: 2}   # any other field of transformers.TrainingArguments

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue
 
 from attar.recipe.base import Fraction, NonNegative, Positive, Rate, Spec
+from attar.recipe.quantization import QuantizationSpec
 
 
 class TrainingSpec(Spec):
@@ -59,6 +60,11 @@ class TrainingSpec(Spec):
         description="auto, cpu, cuda, cuda:N, mps.",
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="Arithmetic of the forward pass.")
+    quantization: QuantizationSpec | None = Field(
+        default=None,
+        description="Quantization-aware: student and control learn with the rounding of an exported file; absent: "
+        "exports round what was trained without it.",
+    )
     parallel: Literal["ddp", "fsdp"] = Field(
         default="ddp",
         description="How several processes, as torchrun starts them, share the training: each holds all weights (ddp), "

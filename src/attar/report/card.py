@@ -169,6 +169,8 @@ def _made(run: RunFacts) -> str:
         f"{say.count(run.student.params)} parameters, trained{trained} under {terms or 'its objectives'}.",
         f"Rows: {rows}. The test split was read once.",
     ]
+    if found is not None and found.quantization is not None:
+        lines.append(f"Quantization-aware: {say.quantization(found.quantization)}.")
     if run.control is not None:
         alone = "the text alone, without the teacher" if run.task == "causal_lm" else "the labels alone"
         lines.append(f"The control is the same student, trained on {alone}.")

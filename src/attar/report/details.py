@@ -51,6 +51,8 @@ def training(run: RunFacts) -> Html | None:
     if student is not None and student.balance:
         parts = [f"{n}: norm {one.norm:.3g}, weight \u00d7 {one.factor:.3g}" for n, one in student.balance.items()]
         facts.append(("Gradients balanced", "; ".join(parts)))
+    if student is not None and student.quantization is not None:
+        facts.append(("Quantization-aware", say.quantization(student.quantization)))
     if student is not None and student.rollouts is not None:
         told = student.rollouts
         amount = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from attar.facts import Interval
+from attar.facts import Interval, QuantizationFacts
 
 Written = Callable[[float], str]
 """How a number is written."""
@@ -147,6 +147,13 @@ def seconds(value: float) -> str:
 def p_value(value: float) -> str:
     """`p = 0.031`, or `p < 0.0001`."""
     return "p < 0.0001" if value < 1e-4 else f"p = {value:.2g}"
+
+
+def quantization(found: QuantizationFacts) -> str:
+    """What was rounded in a quantization-aware training, and since when."""
+    since = f"after {percent(found.start, 0)} of the steps" if found.start else "from the first step"
+    inputs = "" if found.activations is None else f", and inputs of products by their range in a {found.activations}"
+    return f"{found.precision} {since}, {count(found.numbers)} parameters{inputs}"
 
 
 def decimals(value: float, digits: int) -> str:

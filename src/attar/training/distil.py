@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -13,6 +13,7 @@ from attar.errors import PlanError
 from attar.objectives.terms.meeting import Meeting
 from attar.objectives.terms.terms import Partner, Terms
 from attar.signals import Signals, ask
+from attar.training.rounding import Found, Rounding
 from attar.training.rows import LiveTeacher
 
 
@@ -27,10 +28,14 @@ class Distil(nn.Module):
     is_distributed_loading_by_transformers = False
     """Whether its weights are sharded: Transformers then neither moves nor wraps it."""
 
-    def __init__(self, student: nn.Module, terms: Terms, live: LiveTeacher | None = None) -> None:
+    def __init__(
+        self, student: nn.Module, terms: Terms, live: LiveTeacher | None = None, rounding: Rounding | None = None
+    ) -> None:
+        """`rounding`: the student learns, and is judged, with these numbers."""
         super().__init__()
         self.student = student
         self.terms = terms
+        self.rounding = rounding
         self._live = live
         self._wanted = terms.wanted_student
         if live is not None:
@@ -63,7 +68,11 @@ class Distil(nn.Module):
         learned tokens are told; a row of the loss is one of these then, `labels` [R] are the tokens. `meeting`: the
         fields of `Meeting`, where the two views are of two tokenizers.
         """
-        student = ask(self.student, inputs, self._wanted, positions)
+        rounding = None if self.rounding is None or progress < self.rounding.spec.start else self.rounding
+        if rounding is None:
+            student = ask(self.student, inputs, self._wanted, positions)
+        else:
+            student = rounding.apply(self.student, lambda model: ask(model, inputs, self._wanted, positions))
         teacher = self._teacher(signals, view, view_positions)
         partner = None if partner_labels is None else Partner(partner_labels, share)
         met = None if meeting is None else Meeting(**meeting)
@@ -72,6 +81,13 @@ class Distil(nn.Module):
             written=written, meeting=met,
         )  # fmt: skip
         return loss.total, loss.terms
+
+    def as_exported(self, student: nn.Module, act: Callable[[nn.Module], Found]) -> Found:
+        """`act` on the student, with rounded numbers where it learns with them, at whatever step that begins."""
+        if self.rounding is None:
+            return act(student)
+        with torch.no_grad():
+            return self.rounding.apply(student, act)
 
     def kept(self, batch: Mapping[str, Any]) -> dict[str, int]:
         """What each term keeps of a micro-batch, the keywords of `forward` without `counts`."""

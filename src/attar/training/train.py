@@ -27,6 +27,7 @@ from attar.training.gradients import gradient_norms
 from attar.training.packing import packing
 from attar.training.precision import full_precision_heads
 from attar.training.rollouts import make_rollouts, rollout_facts
+from attar.training.rounding import Rounding
 from attar.training.rows import Batches, TrainingRows
 from attar.training.trainer import DistilTrainer, Evaluate
 
@@ -84,6 +85,9 @@ def train(
             load_learned(model, trainer.checkpoints.load_best(state.best_global_step))
         if trainer.args.world_size > 1:
             dist.barrier()  # nobody reads checkpoints any more
+    rounding = trainer.distil.rounding
+    if rounding is not None:
+        rounding.settle(model)
     if spec.activation_checkpointing:
         recompute_layers(model, False)
     model.eval()
@@ -100,6 +104,7 @@ def train(
         initial={},
         processes=trainer.args.world_size,
         parallel=spec.parallel if trainer.args.world_size > 1 else None,
+        quantization=None if rounding is None else rounding.facts(),
         balance={} if balance is None else _balance_facts(balance),
         rollouts=rollout_facts(state.log_history, clock.busy * trainer.args.world_size),
     )
@@ -153,7 +158,9 @@ def make_trainer(
     args.gradient_accumulation_steps = batches.a_step
     if spec.activation_checkpointing:
         recompute_layers(model)
-    distil = Distil(model, terms, rows.live)
+    quantization, language = spec.quantization, isinstance(rows.student, Sequences)
+    rounding = None if quantization is None else Rounding(model, quantization, language=language)
+    distil = Distil(model, terms, rows.live, rounding)
     whole = distil if spec.parallel == "fsdp" else None
     if whole is not None:
         distil = Distil(deepcopy(model), deepcopy(terms), rows.live)

@@ -250,7 +250,7 @@ class DistilTrainer(Trainer):
         value = torch.zeros((), dtype=torch.float64, device=None if self._on_mps() else self.args.device)
         if self.args.process_index == 0 and self._evaluate_student is not None:
             self.distil.eval()
-            value += float(self._evaluate_student(student.eval().to(self.args.device)))
+            value += float(self.distil.as_exported(student.eval().to(self.args.device), self._evaluate_student))
             self.distil.train()
         if self.args.world_size > 1:
             dist.all_reduce(value)
