@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from attar.export.runtime import OnnxRunner, single_rows
 
 import attar
 from attar.data.load import load_data
 from attar.evaluation.statistics import bootstrap_difference, bootstrap_metric, resample
-from attar.export.runtime import OnnxRunner, single_rows
 from attar.facts import Interval, RunFacts
 from attar.recipe import Recipe
 from attar.recipe.load import load_recipe

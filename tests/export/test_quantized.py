@@ -11,6 +11,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from attar.export.runtime import OnnxRunner, arrays, single_rows
 from datasets import Dataset
 from torch import Tensor, nn
 
@@ -22,7 +23,6 @@ from attar.export.gguf import write_gguf
 from attar.export.graph import Graph, save_graph
 from attar.export.onnx import export_onnx, trace_rows
 from attar.export.quantize import quantize
-from attar.export.runtime import OnnxRunner, arrays, single_rows
 from attar.heads import body_states, project
 from attar.recipe.outcome import OnnxSpec
 from attar.recipe.quantization import QuantizationSpec
