@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from attar.export.runtime import OnnxRunner, single_rows
 
 import attar
 from attar.data.load import load_data
 from attar.evaluation.statistics import bootstrap_difference, bootstrap_metric, resample
+from attar.export.exporter import single_rows
+from attar.export.runtimes import open_artifact
 from attar.facts import Interval, RunFacts
 from attar.recipe import Recipe
 from attar.recipe.load import load_recipe
@@ -40,7 +41,7 @@ def right_rows(recipe: Recipe, run: Path, seeds: list[int]) -> dict[str, list[np
     for seed in seeds:
         folder = run if len(seeds) == 1 else run / "seeds" / str(seed)
         encoded = task.encode(splits.test, processor := task.load_processor(folder / "student"))
-        runner = OnnxRunner(folder / "export" / f"onnx-{PRECISION}")
+        runner = open_artifact("onnx", folder / "export" / f"onnx-{PRECISION}", threads=1)
         with np.load(folder / "checkpoints" / "answers.npz") as said:
             logits = {"checkpoint": said["test/student"], "file": runner.logits(single_rows(task, encoded, processor))}
         for name, told in logits.items():

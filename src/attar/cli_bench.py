@@ -22,9 +22,9 @@ def bench(
     seconds: Annotated[float, typer.Option(min=0.001, max=60, help="Length of one repeat of one model.")] = 0.2,
     json: Annotated[Path | None, typer.Option("--json", help="Where the record goes; default: RUN/bench.json.")] = None,
 ) -> None:
-    """Measure teacher, control, student and every exported file, interleaved.
+    """Measure teacher, control, student and every file in one go.
 
-    Latency, throughput, peak memory, load time, energy; the teacher through onnxruntime too. Writes RUN/bench.json and
+    Interleaved: latency, throughput, peak memory, load time, energy; the teacher through onnxruntime too. Writes RUN/bench.json and
     RUN/bench.html.
     """
     from attar.benching import bench as measured

@@ -11,7 +11,6 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from attar.export.runtime import OnnxRunner, arrays, single_rows
 from datasets import Dataset
 from torch import Tensor, nn
 
@@ -19,10 +18,12 @@ from attar.errors import PlanError
 from attar.export.decoder import trace_decoder
 from attar.export.decoder_weights import shrink
 from attar.export.decoding import DecoderRunner
+from attar.export.exporter import Trained, arrays, single_rows, trace_rows
 from attar.export.gguf import write_gguf
 from attar.export.graph import Graph, save_graph
-from attar.export.onnx import export_onnx, trace_rows
+from attar.export.onnx import export_onnx
 from attar.export.quantize import quantize
+from attar.export.runtimes import open_artifact
 from attar.heads import body_states, project
 from attar.recipe.outcome import OnnxSpec
 from attar.recipe.quantization import QuantizationSpec
@@ -89,8 +90,9 @@ def one_by_one(model: nn.Module, task: Task, rows: Encoded, processor: Any) -> n
 @pytest.mark.parametrize("kind", ["text", "vit"])
 def test_a_transformer_answers_as_its_dynamic_file(kind: str, tmp_path: Path) -> None:
     task, processor, rows, model = texts() if kind == "text" else images("vit")
-    file = export_onnx(model, task, processor, tmp_path / "int8", INT8, calibration=rows, temperature=1.0)
-    answered = OnnxRunner(file).logits(single_rows(task, rows, processor))
+    export_onnx(Trained(model, task, processor, rows), INT8, tmp_path)
+    run = open_artifact("onnx", tmp_path, threads=1)
+    answered = run.logits(single_rows(task, rows, processor))
     aware = rounding(model)
     assert aware.activations == "row"
     computed = aware.apply(model, lambda one: one_by_one(one, task, rows, processor))

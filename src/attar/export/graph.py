@@ -10,7 +10,7 @@ import copy
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,8 @@ class NamedLogits(nn.Module):
 
 def is_convolutional(model: nn.Module) -> bool:
     """Whether most weights are those of convolutions."""
-    sizes = [(isinstance(part, nn.Conv2d), part.weight.numel()) for part in model.modules() if _has_weight(part)]
+    weights = [(part, cast("Tensor", part.weight)) for part in model.modules() if _has_weight(part)]
+    sizes = [(isinstance(part, nn.Conv2d), weight.numel()) for part, weight in weights]
     return 2 * sum(size for convolves, size in sizes if convolves) > sum(size for _, size in sizes)
 
 

@@ -27,20 +27,20 @@ def check_edge(spec: EdgeSpec, number: int, recipe: Recipe, notes: Notes) -> Non
             (*path, "kind"), f'"{spec.kind}" is for classifiers, not for task.kind: causal_lm. Use onnx or gguf.'
         )
         return
-    is_text = not isinstance(recipe.task, ImageClassificationSpec)
-    if isinstance(spec, ExecuTorchSpec) and spec.precision == "int8" and is_text:
+    most = None if isinstance(recipe.task, ImageClassificationSpec) else recipe.task.max_length
+    if isinstance(spec, ExecuTorchSpec) and spec.precision == "int8" and most is not None:
         notes.problem(
             (*path, "precision"),
             '"int8" of executorch is for convolutional nets: its quantizer fails on transformers (docs/edge.md). Use '
             "precision: fp32, or int8 of litert, openvino or onnx.",
         )
     if isinstance(spec, LiteRTSpec | ExecuTorchSpec) and spec.length is not None:
-        if not is_text:
+        if most is None:
             notes.problem((*path, "length"), "it is a number of tokens, but the task is on images. Remove it.")
-        elif spec.length > recipe.task.max_length:
+        elif spec.length > most:
             notes.problem(
                 (*path, "length"),
-                f"{spec.length} tokens, but texts are cut at task.max_length: {recipe.task.max_length}. Remove it.",
+                f"{spec.length} tokens, but texts are cut at task.max_length: {most}. Remove it.",
             )
 
 

@@ -35,8 +35,9 @@ class Shapes:
         """From the card in an export's folder. Raises ExportError."""
         file = folder / CARD
         try:
-            told = json.loads(file.read_bytes())[KEY]
-            return cls(**{**told, "inputs": tuple(told["inputs"])})
+            told: dict[str, Any] = json.loads(file.read_bytes())[KEY]
+            inputs = tuple(told.pop("inputs"))
+            return cls(inputs, **told)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ExportError(f"{file}: does not tell the shapes of the model beside it. Export again.") from error
 
