@@ -24,8 +24,8 @@ def bench(
 ) -> None:
     """Measure teacher, control, student and every file in one go.
 
-    Interleaved: latency, throughput, peak memory, load time, energy; the teacher through onnxruntime too. Writes RUN/bench.json and
-    RUN/bench.html.
+    Interleaved: latency, throughput, peak memory, load time, energy; the teacher through onnxruntime too. Writes
+    RUN/bench.json and RUN/bench.html.
     """
     from attar.benching import bench as measured
     from attar.handover import BENCH, BENCH_PAGE
