@@ -30,6 +30,11 @@ from attar.tasks import make_task
 
 WAYS = ("post-training", "quantization-aware")
 PRECISION = "int8"
+_ALWAYS = (
+    "training.control=false",
+    "report.latency=false",
+    f"export=[{{kind: onnx, precision: {PRECISION}, min_agreement: 0}}]",  # one that is far off is measured, too
+)
 _QUICK = ("training.max_steps=4", "data.max_train_rows=120", "data.max_held_out_rows=40", "teacher.fitting.epochs=1")
 
 
@@ -70,7 +75,7 @@ def measure(path: Path, run: Path, seeds: int, overrides: list[str], start: floa
     facts: dict[str, RunFacts] = {}
     for way in WAYS:
         aware = [f"training.quantization={{precision: {PRECISION}, start: {start}}}"] if way == WAYS[1] else []
-        recipe = load_recipe(path, ["training.control=false", "report.latency=false", *overrides, *aware])
+        recipe = load_recipe(path, [*_ALWAYS, *overrides, *aware])
         if aware and not (run / way).exists():
             shutil.copytree(run / WAYS[0] / "store", run / way / "store")  # the teacher and its signals are the same
         facts[way] = attar.distill(recipe, run / way, seeds=seeds, say=print)
