@@ -37,6 +37,16 @@ class Kept:
     """Who keeps it: the exported file, or the student (over seeds)."""
 
 
+_NAMES = {
+    "onnx": "ONNX",
+    "web": "Web",
+    "gguf": "GGUF",
+    "openvino": "OpenVINO",
+    "litert": "LiteRT",
+    "executorch": "ExecuTorch",
+}
+
+
 def shipped(run: RunFacts) -> ArtifactFacts | None:
     """The file to ship: the smallest one."""
     return min(run.artifacts, key=lambda a: a.bytes, default=None)
@@ -44,7 +54,7 @@ def shipped(run: RunFacts) -> ArtifactFacts | None:
 
 def artifact_name(artifact: ArtifactFacts) -> str:
     """`ONNX int8`."""
-    return f"{artifact.kind.upper()}{NBSP}{artifact.precision}"
+    return f"{_NAMES.get(artifact.kind, artifact.kind)}{NBSP}{artifact.precision}"
 
 
 def smaller(run: RunFacts) -> float:

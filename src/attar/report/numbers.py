@@ -134,7 +134,9 @@ def grams(value: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """A duration: `0.4 s`, `2 min 5 s`, `1 h 12 min`."""
+    """A duration: `35.2 ms`, `0.4 s`, `2 min 5 s`, `1 h 12 min`."""
+    if 0.0 < value < 0.0995:
+        return milliseconds(1000 * value)
     if value < 59.95:
         return f"{value:.1f}{NBSP}s"
     whole = round(value)
