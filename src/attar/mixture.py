@@ -106,8 +106,7 @@ class _Mixed:
             each = (head.block(rows)[:, :width] for head in self._heads)
             return combined(each, made.weights, made.combine, "single_label")
         route, places = made.route[rows], made.places[rows]
-        empty = [head.block(slice(0, 0))[:, :width] for head in self._heads]
-        found = empty[0].new_empty(len(route), width)
+        found = self._heads[0].block(slice(0, 0)).new_empty(len(route), width)
         for number in route.unique().tolist():
             own = route == number
             found[own] = self._heads[number].block(places[own])[:, :width]

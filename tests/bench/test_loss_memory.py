@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from bench.scripts import run_script
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc"),
@@ -18,19 +15,9 @@ pytestmark = [
 
 
 def test_every_case_gives_seconds_and_memory(tmp_path: Path) -> None:
-    out = tmp_path / "out.json"
-    script = [sys.executable, str(ROOT / "benchmarks" / "loss_memory.py"), "--json", str(out)]
     options = "--tokens 48 96 --repeats 2 --vocabulary 300 --width 8".split()
     only = ["--only", "gemm", "naive", "trl", "liger", "forward_kl", "sparse_kl", "forward_kl+hard_labels"]
-    done = subprocess.run(
-        [*script, *options, *only],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(out.read_text(encoding="utf-8"))
+    result, _ = run_script("loss_memory.py", tmp_path / "out.json", *options, *only)
     cases = {(case["impl"], case["objective"], case["tokens"]): case for case in result["cases"]}
     assert {impl for impl, _, _ in cases} == {"attar", "naive", "liger", "trl", "gemm"}
     assert ("attar", "forward_kl", 96) in cases

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from bench.scripts import run_script
+
 RATIOS = {
     "live_over_trl", "stored_over_trl", "live_over_trl_masked", "stored_over_trl_masked", "on_policy_over_trl",
     "memory_over_trl", "live_over_bare", "stored_over_bare",
@@ -22,17 +19,7 @@ pytestmark = [
 
 
 def test_every_ratio_has_its_interval(tmp_path: Path) -> None:
-    out = tmp_path / "out.json"
-    script = [sys.executable, str(ROOT / "benchmarks" / "lm" / "speed.py"), "--quick", "--threads", "1"]
-    done = subprocess.run(
-        [*script, "--json", str(out)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(out.read_text(encoding="utf-8"))
+    result, shown = run_script("lm/speed.py", tmp_path / "out.json", "--quick", "--threads", "1")
     assert {name for name in result if "_over_" in name} == RATIOS
     for name in RATIOS:
         assert set(result[name]) == {"value", "lo", "hi", "n"}
@@ -44,4 +31,4 @@ def test_every_ratio_has_its_interval(tmp_path: Path) -> None:
     }  # fmt: skip
     assert 0.5 <= result["conditions"]["masked_rows"]["masked_share"] < 1
     assert result["conditions"]["activation_checkpointing"] is False
-    assert f"live_over_trl {'':10}" in done.stdout
+    assert f"live_over_trl {'':10}" in shown

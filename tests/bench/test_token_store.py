@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from bench.scripts import run_script
 
 
 @pytest.mark.slow
 def test_every_form_gives_bytes_errors_and_a_rate(tmp_path: Path) -> None:
-    out = tmp_path / "out.json"
-    script = [sys.executable, str(ROOT / "benchmarks" / "lm" / "store.py"), "--quick"]
-    done = subprocess.run(
-        [*script, "--json", str(out), "--place", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(out.read_text(encoding="utf-8"))
+    result, shown = run_script("lm/store.py", tmp_path / "out.json", "--quick", "--place", str(tmp_path))
     assert result["tokens"] == 8 * 15
     assert set(result["dense"]) == {"initial", "trained", "near"}
     for row in result["rows"]:
@@ -35,4 +21,4 @@ def test_every_form_gives_bytes_errors_and_a_rate(tmp_path: Path) -> None:
         assert row["near_gradient"] >= 0
     forms = [row["form"] for row in result["rows"]]
     assert forms.count("threshold 0.02") > 3
-    assert done.stdout.count("| threshold 0.02 |") == forms.count("threshold 0.02")
+    assert shown.count("| threshold 0.02 |") == forms.count("threshold 0.02")

@@ -140,7 +140,7 @@ def test_a_selected_dataset_is_read_through_its_selection(load):
     assert splits.test["label"][:] == [1, 0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     labels=st.lists(st.integers(0, 4), min_size=2, max_size=60),
     fraction=st.floats(0.01, 0.99),

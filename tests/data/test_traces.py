@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from attar.data.traces import final_answer, mix, same_answer, verified
 from attar.errors import DataError
 
-quick = settings(max_examples=100, deadline=None, derandomize=True)
+quick = settings(max_examples=100, derandomize=True)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def make(texts=TEXTS, pairs=None, classes=CLASSES, avoid=(), longest=128, **spec
 chance = st.floats(0.0, 1.0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     texts=st.lists(st.text(st.sampled_from("ab \t\n爱你é"), max_size=12), min_size=1, max_size=8),
     splice=chance,
@@ -247,7 +247,7 @@ def test_new_images_keep_the_label_and_are_repeatable(load):
     assert one.transfer[0]["image"].size == (6, 6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     height=st.integers(1, 7),
     width=st.integers(1, 7),

@@ -65,7 +65,7 @@ def test_rows_of_one_confidence_share_a_bin() -> None:
 
 
 @given(arrays(np.float32, (17, 3), elements=st.floats(-30, 30, width=32)), st.permutations(range(17)))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_error_is_a_share_and_does_not_know_the_order(logits: np.ndarray, order: list[int]) -> None:
     labels = np.arange(17) % 3
     found = expected_calibration_error(logits, labels, "single_label")

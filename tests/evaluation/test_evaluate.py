@@ -78,7 +78,7 @@ def test_identical_models_keep_everything() -> None:
 
 
 @given(st.permutations(range(N)))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_the_order_of_rows_changes_no_value(order: list[int]) -> None:
     shuffled = judge({name: one[order] for name, one in LOGITS.items()}, TRUTH[order])
     facts = judge()

@@ -66,7 +66,7 @@ def test_a_class_missing_from_truth_and_answers_does_not_count_in_macro_f1() -> 
 
 
 @given(st.lists(st.integers(-3, 3), min_size=2, max_size=30), st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_spearman_with_ties_is_scipys(values: list[int], seed: int) -> None:
     x = np.array(values, np.float32)
     y = np.random.default_rng(seed).integers(0, 3, len(x)).astype(np.float32)

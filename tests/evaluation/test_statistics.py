@@ -60,7 +60,7 @@ def test_pairing_narrows_the_gain() -> None:
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(0, 5))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_metric_lies_in_its_interval_and_seeds_fix_it(right: list[bool], seed: int) -> None:
     values = np.array(right)
     one = bootstrap_metric(both(values, values, resamples=200, seed=seed)[0])

@@ -26,7 +26,7 @@ from attar.export.runtimes.static import Shapes
 from attar.hashing import sha256
 from attar.recipe.outcome import ClassifierSpec, ExportSpec
 from attar.tasks.base import Encoded
-from export.cases import Case, image_case, text_case
+from export.cases import Case
 
 MODULES = {
     "openvino": ("openvino", "nncf"),
@@ -45,16 +45,6 @@ BOTH = pytest.mark.parametrize("rows", ["text", "image"])
 
 def spec(kind: str, **fields: Any) -> ClassifierSpec:
     return TypeAdapter(ExportSpec).validate_python({"kind": kind, **fields})
-
-
-@pytest.fixture(scope="module")
-def text() -> Case:
-    return text_case()
-
-
-@pytest.fixture(scope="module")
-def image() -> Case:
-    return image_case()
 
 
 @pytest.fixture

@@ -24,21 +24,11 @@ from attar.hashing import sha256
 from attar.recipe.outcome import OnnxSpec, WebSpec
 from attar.recipe.task import TextClassificationSpec
 from attar.tasks import make_task
-from export.cases import LABELS, Case, image_case, text_case
+from export.cases import LABELS, Case
 from tiny import tiny_tokenizer
 
 FP32, INT8 = OnnxSpec(kind="onnx", precision="fp32"), OnnxSpec(kind="onnx", precision="int8")
 LOOSE = OnnxSpec(kind="onnx", precision="int8", min_agreement=0.0)
-
-
-@pytest.fixture(scope="module")
-def text() -> Case:
-    return text_case()
-
-
-@pytest.fixture(scope="module")
-def image() -> Case:
-    return image_case()
 
 
 @pytest.mark.parametrize("kind", ["text", "image"])

@@ -70,7 +70,7 @@ def test_states_and_gradients_are_those_of_each_sequence_alone(kind: str, left: 
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)  # some norms are float32
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(lengths=st.lists(st.integers(0, 12), min_size=1, max_size=5).map(tuple), left=st.booleans())
 def test_any_lengths_go_together(lengths: tuple[int, ...], left: bool) -> None:
     if not any(lengths):

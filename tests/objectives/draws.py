@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-quick = settings(max_examples=25, deadline=None, derandomize=True)
+quick = settings(max_examples=25, derandomize=True)
 
 
 def pairs(width: int, dtype: type = np.float64) -> st.SearchStrategy[tuple[Tensor, Tensor]]:

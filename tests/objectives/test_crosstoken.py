@@ -29,7 +29,7 @@ from objectives.peers import piece
 
 GOLD = "experimental/gold/gold_trainer.py"
 
-quick = settings(max_examples=50, deadline=None, derandomize=True)
+quick = settings(max_examples=50, derandomize=True)
 
 
 def batch(ours: int = 9, theirs: int = 7, rows: int = 5, scale: float = 2.0) -> tuple[Tensor, Tensor]:

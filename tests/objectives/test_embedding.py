@@ -35,7 +35,7 @@ from attar.objectives.supervised import squared_error
 from objectives.oracles import embedding as oracle
 
 INF = float("inf")
-quick = settings(max_examples=25, deadline=None, derandomize=True)
+quick = settings(max_examples=25, derandomize=True)
 seeds = st.integers(0, 2**31)
 
 

@@ -26,7 +26,7 @@ from objectives.oracles import relation
 
 WIDTHS = [(5, 5), (3, 8), (40, 2)]
 GEOMETRIC = [cka, rkd_distance, rkd_angle, similarity_preserving]
-quick = settings(max_examples=25, deadline=None, derandomize=True)
+quick = settings(max_examples=25, derandomize=True)
 
 
 def batch(rows: int = 6, widths: tuple[int, int] = (5, 5), scale: float = 1.0, seed: int = 5) -> tuple[Tensor, Tensor]:

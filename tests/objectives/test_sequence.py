@@ -20,7 +20,7 @@ from attar.objectives.sequence import next_token_rows, on_policy
 from attar.objectives.supervised import cross_entropy
 from tiny import tiny_tokenizer
 
-quick = settings(max_examples=50, deadline=None, derandomize=True)
+quick = settings(max_examples=50, derandomize=True)
 EOS = 2
 """It pads, too."""
 IDS = torch.tensor([[5, 6, 7, 8, EOS, EOS, EOS], [EOS, EOS, 5, 6, 7, EOS, 9]])

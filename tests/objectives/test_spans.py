@@ -17,7 +17,7 @@ GOLD = "experimental/gold/gold_trainer.py"
 SENTENCES = ["the cat sat on the mat", "a café is nice", "hello world, this is the end", "naïve façades — 😀 and 😁"]
 TEXTS = ["the café 😀é cat\nnñ", "hello 👩‍👩‍👧 the end", "  two  spaces ", "ß→∑ 0123", ""]
 
-quick = settings(max_examples=50, deadline=None, derandomize=True)
+quick = settings(max_examples=50, derandomize=True)
 
 
 def byte_bpe(size: int, sentences: list[str]) -> Tokenizer:

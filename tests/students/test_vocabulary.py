@@ -75,7 +75,7 @@ def test_counted_texts_keep_their_spelling(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(text=st.text(alphabet=st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1, max_size=40))
 def test_any_text_has_a_spelling_within_the_vocabulary(kind: str, text: str) -> None:
     reduced = REDUCED[kind]
@@ -148,7 +148,7 @@ def test_a_language_model_s_tokenizer_spells_counted_texts_as_before_and_any_tex
     assert reduced.tokenizer.chat_template == smollm2.chat_template
     assert {reduced.kept[i] for i in reduced.tokenizer.all_special_ids} == set(smollm2.all_special_ids)
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(text=st.text(max_size=40))
     def any_text(text: str) -> None:
         spelled = reduced.tokenizer(text)["input_ids"]

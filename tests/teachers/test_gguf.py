@@ -175,7 +175,7 @@ def test_texts_are_split_as_they_were(pre: str, file: Path) -> None:
     assert read.model_max_length == 128
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=st.text(alphabet=st.sampled_from("ab  \n\t12½٣.'s<é🙂_"), max_size=30))
 def test_any_text_is_split_as_it_was(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     file = tmp_path_factory.getbasetemp() / "any.gguf"
@@ -314,7 +314,7 @@ def test_a_damaged_file_is_named(case: str, whole: bytes, file: Path) -> None:
         read_gguf(file)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(share=st.floats(0, 0.999), data=st.data())
 def test_a_file_cut_anywhere_is_named(share: float, data: st.DataObject, whole: bytes, tmp_path_factory) -> None:
     file = tmp_path_factory.getbasetemp() / "cut.gguf"
@@ -323,7 +323,7 @@ def test_a_file_cut_anywhere_is_named(share: float, data: st.DataObject, whole: 
         read_gguf(file)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(changes=st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), min_size=1, max_size=4), early=st.booleans())
 def test_altered_bytes_give_a_model_or_an_error_that_names_the_file(
     changes: list[tuple[float, int]], early: bool, whole: bytes, tmp_path_factory: pytest.TempPathFactory

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from attar.teachers.bit_fields import WIDEST, fields, pack_bits, pack_fields, region, stream_bytes
 from attar.teachers.id_lists import find_buckets, partition, split, widths_of
 
-quick = settings(max_examples=50, deadline=None, derandomize=True)
+quick = settings(max_examples=50, derandomize=True)
 
 
 @quick

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from attar.teachers.log_levels import DEEPEST, check_bits, depths_of, lowest, nearest, step_codes, steps_of, unbiased
 
-quick = settings(max_examples=50, deadline=None, derandomize=True)
+quick = settings(max_examples=50, derandomize=True)
 bits_ = st.integers(2, 8)
 depth_ = st.one_of(st.floats(0, 60), st.sampled_from([0.0, 1e-9, DEEPEST, math.inf]))
 

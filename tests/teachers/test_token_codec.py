@@ -27,7 +27,7 @@ from attar.teachers.token_codec import (
 )
 from teachers.token_oracle import read_all
 
-quick = settings(max_examples=40, deadline=None, derandomize=True)
+quick = settings(max_examples=40, derandomize=True)
 
 
 def whole(packed) -> tuple[np.ndarray, np.ndarray]:

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from attar.bench.interleave import interleave
-from attar.bench.measure import measurement
-from attar.bench.process import Failed, Inputs, Job, Subject, Worker
+from attar.bench.process import REPEAT_SECONDS, Failed, Inputs, Job, Subject, Worker
 from attar.facts import Measurement, SpentFacts
 
 
@@ -46,21 +45,26 @@ def measure(
     *,
     threads: int,
     repeats: int,
-    seconds: float,
+    seconds: float = REPEAT_SECONDS,
+    together: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Measured]:
     """Every subject with every batch size; a repeat takes about `seconds`.
 
-    The processes are started one after another, so that each loads by itself, and stay warm; then one at a time works
-    while the others wait, smaller batches first. One that fails is left out from there on, with its reason.
+    The processes are started one after another, so that each loads by itself (`together`: all at once, where how long
+    that takes is of no interest), and stay warm; then one at a time works while the others wait, smaller batches
+    first. One that fails is left out from there on, with its reason.
     """
     found = {name: Measured() for name in subjects}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="attar-bench-")))
         workers: dict[str, Worker] = {}
-        for number, (name, subject) in enumerate(subjects.items()):
+        started = (
+            (name, stack.enter_context(Worker(subject, folder / str(number), threads)))
+            for number, (name, subject) in enumerate(subjects.items())
+        )
+        for name, worker in list(started) if together else started:
             say(f"loading {name}")
-            worker = stack.enter_context(Worker(subject, folder / str(number), threads))
             try:
                 worker.ready()
             except Failed as failed:
@@ -112,5 +116,23 @@ def _measure_batch(
         if name not in failed:
             each = [1000 * value for value in medians[name]]
             peak = workers[name].peak_bytes()
-            found[name].batches[batch] = Taken(measurement(job, each, threads), each, job.taken, peak)
+            found[name].batches[batch] = Taken(_measurement(job, each, threads), each, job.taken, peak)
     return failed
+
+
+def _measurement(job: Job, medians: list[float], threads: int) -> Measurement:
+    """The record of a job's repeats; `medians` in milliseconds."""
+    rows = "one unpadded row of median length" if job.rows == 1 else f"{job.rows} times such a row"
+    return Measurement(
+        value=float(np.median(medians)),
+        unit="ms",
+        n=len(medians),
+        lo=min(medians),
+        hi=max(medians),
+        p95=1000 * float(np.quantile(job.seconds, 0.95)),
+        device="cpu",
+        threads=threads,
+        dtype=job.worker.subject.dtype,
+        method=f"{job.worker.runtime}; the model alone, {rows} ({job.shapes}); own process, "
+        f"{len(medians)} interleaved repeats of {job.calls} calls, medians",
+    )

@@ -9,7 +9,6 @@ export/KIND-PRECISION/model…       what the exporter wrote (`attar.export.onnx
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
@@ -17,7 +16,7 @@ from typing import assert_never
 import numpy as np
 from transformers import PretrainedConfig
 
-from attar.errors import ParityError
+from attar.export.artifact import handed_over, record
 from attar.export.executorch import export_executorch
 from attar.export.exporter import Made, Trained, batches, single_rows, spread
 from attar.export.litert import export_litert
@@ -66,43 +65,19 @@ def export_and_check(
     folder becomes `out`.refused with the reason inside, and ParityError is raised. Also raises ExportError,
     MissingExtra and StorageError.
     """
-    refused = out.with_name(f"{out.name}.refused")
-    shutil.rmtree(refused, ignore_errors=True)
     task, processor = student.task, student.processor
-    with atomic_folder(out) as folder:
+    with handed_over(out) as folder:
         made, _ = _fill(student, spec, folder)
         rows = spread(len(parity), MAX_PARITY_ROWS)
         padded, alone = rows[:_PADDED_ROWS], [[row] for row in rows[_PADDED_ROWS:]]
         answered = open_artifact(spec.kind, folder, threads).logits(batches(task, parity, [padded, *alone], processor))
-        try:
-            found = check_parity(parity_logits[rows], answered, task.problem, spec)
-        except ParityError as error:
-            shutil.rmtree(out, ignore_errors=True)
-            folder.rename(refused)
-            atomic_write(refused / "REFUSED.txt", f"{error}\n")
-            raise
+        found = check_parity(parity_logits[rows], answered, task.problem, spec)
     runner = open_artifact(spec.kind, out, threads)
     own = {made.file, *made.besides, CARD, _CONFIG}
-    sizes = {name: (out / name).stat().st_size for name in files_below(out)}
-    facts = ArtifactFacts(
-        kind=spec.kind,
-        precision=spec.precision,
-        path=out.relative_to(root).as_posix(),
-        bytes=sum(size for name, size in sizes.items() if name in own),
-        tokenizer_bytes=sum(size for name, size in sizes.items() if name not in own),
-        sha256=sha256(out / made.file),
-        files={name: sha256(out / name) for name in sizes},
-        quality=None,
-        quality_interval=None,
-        retention=None,
-        parity=found,
-        latency_ms=None,
-        latency=None,
-        inputs=runner.inputs,
-        outputs=runner.outputs,
-        runtime=runner.runtime,
-        note=f"{made.note}; one row at a time",
-    )
+    facts = record(
+        spec, out, root, file=made.file, beside=set(files_below(out)) - own, parity=found, inputs=runner.inputs,
+        outputs=runner.outputs, runtime=runner.runtime, note=f"{made.note}; one row at a time",
+    )  # fmt: skip
     return Exported(out, facts, runner.logits(single_rows(task, test, processor)))
 
 

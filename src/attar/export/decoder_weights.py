@@ -7,15 +7,15 @@ for language models: docs/onnx.md has the figures. Shape letters: V tokens of th
 
 from __future__ import annotations
 
-import importlib
 import logging
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attar.errors import ExportError, MissingExtra
+from attar.errors import ExportError
 from attar.export.graph import Graph, clone, float_weights, onnx, weight_bytes
+from attar.export.packages import need
 from attar.export.quantize import check_share
 from attar.export.quiet import quiet, reason
 
@@ -151,9 +151,7 @@ def _nbits() -> Any:
     root = logging.getLogger()
     before, level = list(root.handlers), root.level
     try:
-        return importlib.import_module("onnxruntime.quantization.matmul_nbits_quantizer")
-    except ImportError as error:
-        raise MissingExtra("onnxruntime", "onnx", "int4 export") from error
+        return need("onnxruntime.quantization.matmul_nbits_quantizer", "onnx", "int4 export")
     finally:
         root.handlers[:] = before
         root.setLevel(level)

@@ -14,12 +14,13 @@ from torch import Tensor
 from attar.errors import ExportError
 from attar.export.exporter import Made, Trained
 from attar.export.fixed import Rows, fixed_rows
-from attar.export.graph import NamedLogits, is_convolutional
+from attar.export.graph import NamedLogits
+from attar.export.packages import need
 from attar.export.quiet import reason, silent
-from attar.export.runtimes.base import need
 from attar.export.runtimes.executorch import MODEL
 from attar.export.runtimes.static import KEY
 from attar.recipe.outcome import ExecuTorchSpec
+from attar.students.convolutional import is_convolutional
 
 _PURPOSE = "ExecuTorch export"
 

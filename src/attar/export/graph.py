@@ -7,15 +7,15 @@ that the same weights give the same bytes on any machine. This file owns the pac
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attar.errors import ExportError, MissingExtra
+from attar.errors import ExportError
+from attar.export.packages import need
 from attar.export.quiet import quiet, reason
 from attar.export.runtimes.base import OUTPUT
 from attar.signals import Wanted, ask
@@ -55,17 +55,6 @@ class NamedLogits(nn.Module):
         return logits
 
 
-def is_convolutional(model: nn.Module) -> bool:
-    """Whether most weights are those of convolutions."""
-    weights = [(part, cast("Tensor", part.weight)) for part in model.modules() if _has_weight(part)]
-    sizes = [(isinstance(part, nn.Conv2d), weight.numel()) for part, weight in weights]
-    return 2 * sum(size for convolves, size in sizes if convolves) > sum(size for _, size in sizes)
-
-
-def _has_weight(part: nn.Module) -> bool:
-    return isinstance(getattr(part, "weight", None), Tensor)
-
-
 def trace_graph(model: nn.Module, example: Mapping[str, Tensor], opset: int) -> Graph:
     """The graph of `model` in eval mode, fp32. `example`: a batch of at least two rows, named as the model's inputs.
 
@@ -95,7 +84,7 @@ def export_module(
     ExportError with the exporter's reason, MissingExtra.
     """
     onnx()
-    _need("onnxscript")
+    need("onnxscript", "onnx", "ONNX export")
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
@@ -174,14 +163,7 @@ def float_weights(graph: Graph) -> dict[str, int]:
 
 def onnx() -> Any:
     """The package `onnx`. Raises MissingExtra."""
-    return _need("onnx")
-
-
-def _need(package: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise MissingExtra(package, "onnx", "ONNX export") from error
+    return need("onnx", "onnx", "ONNX export")
 
 
 def _axes(value: Tensor) -> dict[int, str]:

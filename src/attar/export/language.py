@@ -9,7 +9,6 @@ A file is opened as it will be used and asked the same rows as the checkpoint; t
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +16,12 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from attar.errors import ParityError
+from attar.export.artifact import handed_over, record
 from attar.export.decoding import DecoderRunner
 from attar.facts import ArtifactFacts, ParityFacts
-from attar.hashing import files_below, sha256
+from attar.hashing import sha256
 from attar.recipe.outcome import GGUFSpec, OnnxSpec
-from attar.storage import atomic_folder, atomic_write
+from attar.storage import atomic_write
 from attar.tasks.base import Processor
 
 CARD = "attar.json"
@@ -91,43 +91,23 @@ def export_language(make: Make, out: Path, spec: Spec, *, check: Check, root: Pa
     `root`: the folder that `facts.path` is relative to. Where a bound is missed the folder becomes `out`.refused with
     the reason inside, and ParityError is raised. Also raises ExportError, MissingExtra and StorageError.
     """
-    refused = out.with_name(f"{out.name}.refused")
-    shutil.rmtree(refused, ignore_errors=True)
-    with atomic_folder(out) as folder:
+    with handed_over(out) as folder:
         opened = make(folder)
         digest = sha256(folder / opened.file)
         card: dict[str, Any] = {"format": 1, "kind": spec.kind, "precision": spec.precision, "task": "causal_lm"}
         card |= {"inputs": opened.inputs, "outputs": opened.outputs, "model": {"file": opened.file, "sha256": digest}}
         atomic_write(folder / CARD, json.dumps(card, indent=2) + "\n")
         found = check(opened)
-        problems = missed(found)
-        if problems:
-            reason = (
+        if problems := missed(found):
+            raise ParityError(
                 f"export {spec.kind} {spec.precision}: the file does not answer like the checkpoint: "
                 f"{'; '.join(problems)}. It is not handed over. Use a finer precision, or set a bound that you can "
                 "live with."
             )
-            shutil.rmtree(out, ignore_errors=True)
-            folder.rename(refused)
-            atomic_write(refused / "REFUSED.txt", f"{reason}\n")
-            raise ParityError(reason)
-    sizes = {name: (out / name).stat().st_size for name in files_below(out)}
-    facts = ArtifactFacts(
-        kind=spec.kind,
-        precision=spec.precision,
-        path=out.relative_to(root).as_posix(),
-        bytes=sum(size for name, size in sizes.items() if name not in opened.tokenizer),
-        tokenizer_bytes=sum(size for name, size in sizes.items() if name in opened.tokenizer),
-        sha256=digest,
-        files={name: sha256(out / name) for name in sizes},
-        quality=None,
-        parity=found,
-        latency_ms=None,
-        inputs=opened.inputs,
-        outputs=opened.outputs,
-        runtime=opened.runtime,
-        note=opened.note,
-    )
+    facts = record(
+        spec, out, root, file=opened.file, beside=opened.tokenizer, parity=found, inputs=opened.inputs,
+        outputs=opened.outputs, runtime=opened.runtime, note=opened.note,
+    )  # fmt: skip
     return Written(facts, opened)
 
 

@@ -13,8 +13,8 @@ from attar.errors import ExportError
 from attar.export.exporter import Made, Trained
 from attar.export.fixed import fixed_rows
 from attar.export.graph import NamedLogits
+from attar.export.packages import need
 from attar.export.quiet import reason, silent
-from attar.export.runtimes.base import need
 from attar.export.runtimes.litert import MODEL
 from attar.export.runtimes.static import KEY
 from attar.recipe.outcome import LiteRTSpec

@@ -12,8 +12,8 @@ from typing import Any
 from attar.errors import ExportError
 from attar.export.exporter import Made, Trained
 from attar.export.graph import save_graph
+from attar.export.packages import need
 from attar.export.quiet import quiet, reason
-from attar.export.runtimes.base import need
 from attar.export.runtimes.openvino import MODEL, openvino
 from attar.recipe.outcome import OpenVINOSpec
 

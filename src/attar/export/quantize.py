@@ -7,7 +7,6 @@ processor and as fast. Static convolutions take int8 weights, for which onnxrunt
 
 from __future__ import annotations
 
-import importlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from attar.errors import ExportError, MissingExtra
+from attar.errors import ExportError
 from attar.export.graph import Graph, float_weights, load_graph, save_graph, weight_bytes
+from attar.export.packages import need
 from attar.export.quiet import quiet, reason
 
 LEAST_SHARE = 0.5
@@ -28,7 +28,7 @@ def quantize(graph: Graph, calibration: Sequence[dict[str, np.ndarray]]) -> tupl
 
     Raises ExportError where the quantizer fails or most weights stay as they are, MissingExtra.
     """
-    module, weights = _quantization(), float_weights(graph)
+    module, weights = need("onnxruntime.quantization", "onnx", "int8 export"), float_weights(graph)
     static = 2 * weights.get("Conv", 0) > sum(weights.values())
     with tempfile.TemporaryDirectory(prefix="attar-int8-") as folder:
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
@@ -100,10 +100,3 @@ def check_share(precision: str, before: int, reached: int, weights: dict[str, in
             f"ONNX {precision}: only {share:.0%} of {before} bytes of weights can be quantized (they stand in "
             f"{largest}), so the file would hardly be smaller. Use `precision: fp32` for this student."
         )
-
-
-def _quantization() -> Any:
-    try:
-        return importlib.import_module("onnxruntime.quantization")
-    except ImportError as error:
-        raise MissingExtra("onnxruntime", "onnx", "int8 export") from error

@@ -23,11 +23,11 @@ from transformers.pytorch_utils import Conv1D
 from attar.errors import PlanError
 from attar.facts import QuantizationFacts
 from attar.recipe.quantization import QuantizationSpec
+from attar.students.convolutional import CONVOLUTIONS, is_convolutional
 from attar.training import grids
 
 Grid = Callable[[Tensor], Tensor]
 Found = TypeVar("Found")
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _PRODUCTS = (functional.linear, functional.conv1d, functional.conv2d, functional.conv3d)
 _POOLS = (functional.adaptive_avg_pool2d, functional.avg_pool2d, functional.max_pool2d)
 _SUMS = (torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__)
@@ -53,7 +53,7 @@ class Rounding:
         found = _blocks(student, spec.precision) if language else None
         self.activations: Literal["row", "batch"] | None = None
         if not language:
-            self.activations = "batch" if _is_convolutional(student) else "row"
+            self.activations = "batch" if is_convolutional(student) else "row"
         if self.activations is not None:
             found = _static(student) if self.activations == "batch" else _dynamic(student)
         self._weights = _once(student, found or iter(()))
@@ -118,16 +118,10 @@ class _Holder(nn.Module):
         return act(self.student)
 
 
-def _is_convolutional(student: nn.Module) -> bool:
-    """Whether the ONNX exporter quantizes it statically, with ranges of activations from calibration."""
-    matrices = [p.numel() for part in student.modules() if isinstance(part, _CONVOLUTIONS) for p in [part.weight]]
-    return 2 * sum(matrices) > sum(p.numel() for p in student.parameters())
-
-
 def _static(student: nn.Module) -> Iterator[tuple[nn.Module, Grid]]:
     """One scale an output channel, without a zero point."""
     for part in student.modules():
-        if isinstance(part, (nn.Linear, *_CONVOLUTIONS)):
+        if isinstance(part, (nn.Linear, *CONVOLUTIONS)):
             yield part, partial(grids.symmetric, dims=tuple(range(1, part.weight.dim())))
 
 

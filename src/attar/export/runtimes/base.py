@@ -5,7 +5,6 @@ Shape letters: N rows, C classes.
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -13,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attar.errors import ExportError, MissingExtra
-from attar.export.quiet import silent
+from attar.errors import ExportError
 
 Array = NDArray[Any]
 Inputs = Mapping[str, Any]
@@ -57,12 +55,3 @@ class Runner(ABC):
         """Logits float32 [N, C] of all batches, in their order; without any, N is 0."""
         answered = [self(batch) for batch in batches]
         return np.concatenate(answered) if answered else np.empty((0, self.classes), np.float32)
-
-
-def need(module: str, extra: str, purpose: str) -> Any:
-    """An optional package's module, imported in silence. Raises MissingExtra with the pip command."""
-    try:
-        with silent():
-            return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingExtra(module.split(".")[0], extra, purpose) from error

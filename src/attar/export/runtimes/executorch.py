@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from attar.errors import ExportError
+from attar.export.packages import need
 from attar.export.quiet import reason, silent
-from attar.export.runtimes.base import OUTPUT, Array, Runner, need
+from attar.export.runtimes.base import OUTPUT, Array, Runner
 from attar.export.runtimes.static import Shapes
 
 MODEL = "model.pte"

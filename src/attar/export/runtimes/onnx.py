@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from attar.errors import ExportError
+from attar.export.packages import need
 from attar.export.quiet import reason
-from attar.export.runtimes.base import OUTPUT, Array, Runner, need
+from attar.export.runtimes.base import OUTPUT, Array, Runner
 
 MODEL = "model.onnx"
 _FATAL = 3

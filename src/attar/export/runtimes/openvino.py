@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from attar.errors import ExportError
+from attar.export.packages import need
 from attar.export.quiet import quiet, reason
-from attar.export.runtimes.base import OUTPUT, Array, Runner, need
+from attar.export.runtimes.base import OUTPUT, Array, Runner
 
 MODEL = "model.xml"
 

@@ -107,8 +107,9 @@ class _OfLogits(torch.autograd.Function):
     def forward(ctx: Any, teacher: Tensor, student: Tensor) -> Tensor:
         (log_p, p, of_p), (log_q, q, of_q) = _unnormalised(teacher), _unnormalised(student)
         shift = of_p.log() - of_q.log()
-        value = (log_p - log_q).sub_(shift).mul_(p).sum(-1)
-        if value.device.type != "cpu" or not bool(torch.isfinite(value).all()):  # 0 log 0 somewhere; rare, so seen late
+        on_cpu = p.device.type == "cpu"
+        value = (log_p - log_q).sub_(shift).mul_(p).sum(-1) if on_cpu else None
+        if value is None or not bool(torch.isfinite(value).all()):  # 0 log 0 somewhere; rare, so seen late on a CPU
             value = (log_p - log_q).sub_(shift).masked_fill_(p == 0.0, 0.0).mul_(p).sum(-1)
         ctx.save_for_backward(p, of_p, q, of_q)
         return not_negative(value / of_p.squeeze(-1))
