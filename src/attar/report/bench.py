@@ -16,6 +16,9 @@ _ROLES: dict[str, Role] = {"teacher": "teacher", "control": "control", "student"
 _MODELS = ["model", "bytes", "quality", "load", "break-even"]
 _TIMES = ["model", "median", "95 %", "rows/s", "faster", "peak memory", "energy of 1,000 rows", "of the reference"]
 
+_WORDY = {"break-even", "faster", "energy of 1,000 rows", "of the reference"}
+"""Columns that are wider than a number, and may take two lines."""
+
 
 def lines(facts: BenchFacts) -> list[str]:
     """For a terminal: a table of the models, one a batch size, then what is not measured and why."""
@@ -65,7 +68,7 @@ def _chart(facts: BenchFacts) -> Html:
 
 
 def _table(caption: str, names: list[str], rows: list[list[str]]) -> Html:
-    columns = [Column(name.capitalize(), numeric=at > 0) for at, name in enumerate(names)]
+    columns = [Column(name.capitalize(), numeric=at > 0 and name not in _WORDY) for at, name in enumerate(names)]
     cells: list[list[Child]] = [[NONE if cell == say.NOT_MEASURED else cell for cell in row] for row in rows]
     return table(caption, columns, cells, hide=True)
 
@@ -76,7 +79,7 @@ def _model(facts: BenchFacts, one: BenchedFacts) -> list[str]:
         say.size(one.bytes),
         say.quality(facts.metric, one.quality),
         say.NOT_MEASURED if one.load_seconds is None else say.milliseconds(1000 * one.load_seconds),
-        say.DASH if one.break_even is None else f"{payback(one.break_even)}, instead of: {one.break_even.instead_of}",
+        say.DASH if one.break_even is None else payback(one.break_even),
     ]
 
 
@@ -111,6 +114,9 @@ def _fold(ratio: float) -> str:
 def _notes(facts: BenchFacts) -> list[str]:
     against = facts.reference
     found = ["the reference was not measured" if against is None else f"faster, of the reference: against {against}"]
+    spared = {one.name: one.break_even.instead_of for one in facts.models if one.break_even is not None}
+    for other in dict.fromkeys(spared.values()):
+        found.append(f"break-even instead of {other}: {', '.join(name for name in spared if spared[name] == other)}")
     found += [f"{one.name}: {note}" for one in facts.models for note in one.notes]
     return [*found, *facts.notes]
 
@@ -121,7 +127,11 @@ def _conditions(facts: BenchFacts) -> list[tuple[str, Child]]:
         ("Asked", facts.row),
         ("Load", "from the runtime imported to the first answer; once"),
         ("Memory", "the most that the model\u2019s process has held, its runtime included"),
-        *((one.name.capitalize(), _method(one.batches[0].latency)) for one in facts.models if one.batches),
+        *(
+            (f"{one.name[:1].upper()}{one.name[1:]}", _method(one.batches[0].latency))
+            for one in facts.models
+            if one.batches
+        ),
         ("Energy", energy),
         ("Machine", ", ".join(f"{name} {value}" for name, value in facts.machine.items())),
         ("Packages", ", ".join(f"{name} {value}" for name, value in facts.packages.items())),

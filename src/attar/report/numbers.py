@@ -96,18 +96,12 @@ def count(value: float) -> str:
 
 def compact(value: float) -> str:
     """A large count with three digits: `22.7 M`."""
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size * 0.9995:
-            return f"{_three(value / size)}{NBSP}{unit}"
-    return f"{value:.0f}"
+    return _in_units(value, (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")) or f"{value:.0f}"
 
 
 def size(value: float) -> str:
     """Bytes in decimal units: `1.13 MB`."""
-    for unit_size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "KB")):
-        if abs(value) >= unit_size * 0.9995:
-            return f"{_three(value / unit_size)}{NBSP}{unit}"
-    return f"{value:.0f}{NBSP}bytes"
+    return _in_units(value, (1e9, "GB"), (1e6, "MB"), (1e3, "KB")) or f"{value:.0f}{NBSP}bytes"
 
 
 def times(ratio: float) -> str:
@@ -122,15 +116,12 @@ def milliseconds(value: float) -> str:
 
 def joules(value: float) -> str:
     """Energy: `0.42 J`, `1.20 MJ`."""
-    for unit_size, unit in ((1e9, "GJ"), (1e6, "MJ"), (1e3, "kJ"), (1.0, "J")):
-        if abs(value) >= unit_size * 0.9995:
-            return f"{_three(value / unit_size)}{NBSP}{unit}"
-    return f"{_three(1e3 * value)}{NBSP}mJ"
+    return _in_units(value, (1e9, "GJ"), (1e6, "MJ"), (1e3, "kJ"), (1.0, "J")) or f"{_three(1e3 * value)}{NBSP}mJ"
 
 
 def grams(value: float) -> str:
     """A mass: `0.42 g`, `1.20 kg`."""
-    return f"{_three(value / 1e3)}{NBSP}kg" if abs(value) >= 999.5 else f"{_three(value)}{NBSP}g"
+    return _in_units(value, (1e3, "kg")) or f"{_three(value)}{NBSP}g"
 
 
 def seconds(value: float) -> str:
@@ -178,6 +169,12 @@ def _digits(metric: str) -> int:
 def _signed(value: float, digits: int) -> str:
     text = decimals(value, digits)
     return text if text.startswith(MINUS) or float(text) == 0 else f"+{text}"
+
+
+def _in_units(value: float, *units: tuple[float, str]) -> str | None:
+    """In the largest unit that is no larger than the value; None where all are."""
+    found = next(((size, unit) for size, unit in units if abs(value) >= size * 0.9995), None)
+    return None if found is None else f"{_three(value / found[0])}{NBSP}{found[1]}"
 
 
 def _three(value: float) -> str:
