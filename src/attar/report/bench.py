@@ -127,17 +127,12 @@ def _conditions(facts: BenchFacts) -> list[tuple[str, Child]]:
         ("Asked", facts.row),
         ("Load", "from the runtime imported to the first answer; once"),
         ("Memory", "the most that the model\u2019s process has held, its runtime included"),
-        *((_raised(one.name), _method(one.batches[0].latency)) for one in facts.models if one.batches),
+        *((say.raised(one.name), _method(one.batches[0].latency)) for one in facts.models if one.batches),
         ("Energy", energy),
         ("Machine", ", ".join(f"{name} {value}" for name, value in facts.machine.items())),
         ("Packages", ", ".join(f"{name} {value}" for name, value in facts.packages.items())),
         ("Made", facts.created.replace("T", " ").replace("+00:00", " UTC")),
     ]
-
-
-def _raised(name: str) -> str:
-    """With a capital first, and the rest as it is."""
-    return f"{name[:1].upper()}{name[1:]}"
 
 
 def _method(latency: Measurement) -> str:

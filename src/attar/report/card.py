@@ -218,7 +218,7 @@ def _energy(run: RunFacts) -> str:
         kind = f", *{ESTIMATED}*" if one.estimated else ""
         lines.append(f"| {name} | {say.seconds(one.cpu_seconds)} | {amount(one)}{kind} |")
     if (line := energy_line(run)) is not None:
-        lines += ["", f"{line[0].upper()}{line[1:]}."]
+        lines += ["", f"{say.raised(line)}."]
     if (carbon := found.carbon) is not None:
         low, high = (say.grams(value) for value in carbon.distilling)
         lines += [

@@ -171,6 +171,11 @@ def _signed(value: float, digits: int) -> str:
     return text if text.startswith(MINUS) or float(text) == 0 else f"+{text}"
 
 
+def raised(words: str) -> str:
+    """With a capital first, and the rest as it is."""
+    return f"{words[:1].upper()}{words[1:]}"
+
+
 def _in_units(value: float, *units: tuple[float, str]) -> str | None:
     """In the largest unit that is no larger than the value; None where all are."""
     found = next(((size, unit) for size, unit in units if abs(value) >= size * 0.9995), None)
