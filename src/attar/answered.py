@@ -1,4 +1,7 @@
-"""Prompts that nobody has answered become rows to train on: the teacher answers them, its likeliest token each time."""
+"""Prompts that nobody has answered become rows to train on: the teacher answers them, its likeliest token each time.
+
+It writes in training's precision.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from attar.stages import Stages
 from attar.storage import atomic_write
 from attar.tasks.causal_lm import CausalLM
 from attar.teacher_writes import write_as_taught
+from attar.training.precision import as_in_training
 
 _PART = 256
 """Prompts that are answered between two files."""
@@ -45,7 +49,8 @@ def with_answers(ground: Ground, stages: Stages, progress: Progress) -> Splits:
     prompts: list[str] = list(rows["prompt"])
     asked = task.spec.model_dump(mode="json", include={"template", "max_length", "generation"})
     route = [] if ground.routing is None else [ground.routing.of(rows).tolist()]
-    key = hash_value([ground.signals_key, asked, prompts, *route])
+    precision = ground.recipe.training.precision
+    key = hash_value([ground.signals_key, asked, prompts, *route, *([] if precision == "fp32" else [precision])])
     folder = ground.out / "store" / "answered" / key
 
     def work() -> Answered:
@@ -81,7 +86,10 @@ def _part(
     """The answers of one part, from its file or written anew."""
     file, stop = _file(folder, start), min(start + _PART, len(rows))
     if not file.is_file():
-        said = write_as_taught(ground, task, rows.select(range(start, stop)))
+        assert ground.teacher is not None, "a language model's teacher is a model"
+        teachers = [one.core for one in ground.teacher.alone.values()]
+        with as_in_training(ground.recipe.training.precision, teachers, ground.device):
+            said = write_as_taught(ground, task, rows.select(range(start, stop)))
         pairs = [(str(one["text"]), bool(one["ended"])) for one in said]
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write(file, json.dumps(pairs))

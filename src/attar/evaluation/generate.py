@@ -10,7 +10,7 @@ from torch import nn
 from attar.generation import alike, ends_of, write
 from attar.tasks.base import Processor
 
-_TOGETHER = {"cpu": 16}
+_TOGETHER = {"cpu": 32}
 _TOGETHER_ELSEWHERE = 64
 """Prompts a batch, by device."""
 

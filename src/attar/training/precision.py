@@ -1,14 +1,16 @@
-"""What `training.precision: bf16` rounds besides autocast, and what it leaves in float32."""
+"""What `training.precision` rounds, and what it leaves in float32."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @contextmanager
@@ -27,6 +29,24 @@ def rounded_products(on: bool) -> Generator[None]:
     finally:
         if on:
             products.fp32_precision = before
+
+
+@contextmanager
+def as_in_training(precision: str, models: Sequence[Any], device: str) -> Generator[None]:
+    """Let language models of Transformers write in the precision (`training.precision`) in which students learn.
+
+    Their heads give float32 all the same, as rounded logits would often tie. For the time of the block only; nothing
+    changes in fp32.
+    """
+    if precision == "fp32":
+        yield
+        return
+    with ExitStack() as undo:
+        undo.enter_context(torch.autocast(torch.device(device).type, _DTYPES[precision]))
+        for model in models:
+            undo.enter_context(full_precision_heads([model], model.get_output_embeddings().out_features))
+        undo.enter_context(rounded_products(precision == "bf16"))
+        yield
 
 
 @contextmanager
