@@ -5,6 +5,7 @@ import { pixelsOf, png } from "./images";
 import type { Pixels } from "./pixels";
 import type { ImageReader, Row, Sample, Samples, TextReader } from "./told";
 
+/** Milliseconds that typing rests before the student is asked, until it is known how fast it is, and at most. */
 const PAUSE = 120;
 const LONGEST = 20_000;
 
@@ -19,6 +20,7 @@ export class Input {
   private drawing: Drawing | null = null;
   private timer = 0;
   private touched = false;
+  private pause = PAUSE;
 
   constructor(
     private readonly reader: TextReader | ImageReader,
@@ -26,6 +28,11 @@ export class Input {
   ) {
     const body = reader.kind === "text" ? this.text(reader) : this.image(reader);
     fill(this.element, body, this.wrong);
+  }
+
+  /** What an answer of this student took, or that another one comes: a fast one is asked at every letter. */
+  paced(milliseconds: number | null): void {
+    this.pause = milliseconds === null ? PAUSE : Math.min(this.pause, milliseconds);
   }
 
   /** The rows to try; the first one at once, unless the visitor has begun. */
@@ -65,7 +72,7 @@ export class Input {
     this.timer = window.setTimeout(() => {
       const [text, pair] = this.texts.map((area) => area.value);
       if (text!.trim() !== "" && pair?.trim() !== "") this.entered({ text, ...(pair === undefined ? {} : { pair }) }, undefined, null);
-    }, PAUSE);
+    }, this.pause);
   }
 
   private image(reader: ImageReader): Node[] {

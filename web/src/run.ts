@@ -23,6 +23,7 @@ const WORTH_THREADS = 8e6;
 export class Run {
   readonly element = h("div");
   private readonly answers: Answers;
+  private input: Input | null = null;
   private student: Student | null = null;
   private told: Told;
   private loaded: Promise<Loaded> = new Promise(() => undefined);
@@ -45,6 +46,7 @@ export class Run {
       return;
     }
     const input = new Input(this.told.reader, (...row) => void this.ask(...row));
+    this.input = input;
     this.element.append(h("div", { class: "bench" }, input.element, this.answers.element, input.samples), this.settings());
     this.start();
     void told<Samples>(address(page.name, "samples.json")).then(
@@ -64,6 +66,7 @@ export class Run {
     const ready = this.device === "wasm" && this.threads === 1 ? warmed : null;
     if (ready !== null) warmed = null;
     this.student = ready ?? new Student(this.device);
+    this.input?.paced(null);
     this.answers.say("The student is on its way …");
     const base = new URL(address(this.page.name, ""), document.baseURI).href;
     this.loaded = this.student.load(this.told, base, this.threads);
@@ -91,6 +94,7 @@ export class Run {
       if (turn === this.turn) this.answers.say(`The student cannot answer: ${(error as Error).message}`, true);
       return;
     }
+    if (student === this.student) this.input?.paced(shown.student.milliseconds);
     if (turn !== this.turn) return;
     const show = () => this.answers.show(shown, told_, loaded, this.threads);
     show();
@@ -102,6 +106,7 @@ export class Run {
     if (turn !== this.turn) return;
     show();
     shown.timed = (await student.time()).milliseconds;
+    if (student === this.student) this.input?.paced(shown.timed);
     if (turn === this.turn) show();
   }
 
