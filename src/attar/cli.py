@@ -6,6 +6,7 @@ Exit codes are those of `attar.errors.EXIT_CODES`; `--help` lists them.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import traceback
@@ -306,6 +307,7 @@ def main() -> None:
 
 
 def _run() -> None:
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torchao, if it is there, makes it warn
     try:
         code = app(standalone_mode=False)  # typer hands an exit code back; 130 where Ctrl-C was pressed
         if code == _INTERRUPTED:

@@ -24,7 +24,7 @@ task:
   max_length: 128            # longest input in tokens
 
 teacher:
-  kind: local
+  kind: local                # or ensemble: several teachers, mixed or each for rows of its own (docs/teachers.md)
   model: sentence-transformers/all-MiniLM-L6-v2   # Hub name, folder, or package:NAME/PATH
   fit: probe                 # none: it has a head; probe: frozen features and a fitted head; full: fine-tune it
   # label_map: {POS: positive}   # with fit none, where its label names differ from the data's
@@ -67,7 +67,7 @@ task:
   # std: [0.5, 0.5, 0.5]
 
 teacher:
-  kind: local
+  kind: local                # or ensemble: several teachers, mixed or each for rows of its own (docs/teachers.md)
   config:                    # an untrained model; or `model:` with a Hub name, a folder or timm:NAME
     model_type: resnet
     layer_type: basic
@@ -115,7 +115,7 @@ task:
   max_length: 256            # longest sequence in tokens
 
 teacher:
-  kind: local
+  kind: local                # or ensemble: several teachers, mixed or each for rows of its own (docs/teachers.md)
   model: HuggingFaceTB/SmolLM2-135M-Instruct   # Hub name, folder, a .gguf file, or package:NAME/PATH
   # signals: live            # asked in every step; store: once, and trained from disk (some 40 bytes a token)
   # targets: {kind: sampled, threshold: 0.02}   # what a store keeps of a token; or {kind: top_k, k: 64}
