@@ -30,7 +30,7 @@ from attar.students.build import build_student
 from attar.students.student import Student
 from attar.tasks.base import Processor, Task
 from attar.tasks.causal_lm import CausalLM
-from attar.tasks.sequences import Sequences, sequence_keys
+from attar.tasks.sequences import Sequences, renumbered, sequence_keys
 from attar.tasks.vocabularies import knows_others
 from attar.teachers.local import LocalTeacher
 from attar.teachers.several import Routing
@@ -194,9 +194,12 @@ class Ground:
         keys = self.task.content_keys(rows)
         return keys if self.routing is None else self.routing.keys(keys, rows)
 
-    def taught(self, encoded: Sequences, rows: Dataset) -> Sequences:
-        """Sequences of `rows` as the teacher is asked about them."""
-        return encoded if self.routing is None else self.routing.route(encoded, rows)
+    def taught(self, encoded: Sequences, rows: Dataset, outputs: Tensor | None = None) -> Sequences:
+        """Sequences of `rows`, as the student reads them, as the teacher is asked about them: the same tokens, by its
+        numbers for them (`outputs`; None: they are the student's).
+        """
+        told = encoded if outputs is None else renumbered(encoded, outputs.numpy())
+        return told if self.routing is None else self.routing.route(told, rows)
 
     def token_reader(self, encoded: Sequences, outputs: Tensor | None) -> StoreReader:
         """What is stored of each learned token of sequences as the student reads them; `outputs`: its tokens among the

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -18,8 +17,9 @@ from attar.recipe.targets import TargetsSpec
 from attar.recipe.teacher import EnsembleSpec, LocalTeacherSpec, StoredTeacherSpec
 from attar.row_store import told_of_several
 from attar.stages import Nothing, Stages
+from attar.tasks.base import Processor
 from attar.tasks.causal_lm import CausalLM
-from attar.tasks.sequences import Sequences, sequence_keys
+from attar.tasks.sequences import renumbered, sequence_keys
 from attar.teachers.local import LocalTeacher
 from attar.teachers.manifest import MANIFEST, PROCESSOR
 from attar.teachers.store import open_store
@@ -43,12 +43,15 @@ def targets_of_store(store: TokenStore) -> TargetsSpec:
 def label_language(
     ground: Ground,
     spec: LocalTeacherSpec | EnsembleSpec,
+    reader: Processor,
     outputs: Tensor | None,
     about: dict[str, Any],
     stages: Stages,
     progress: Progress,
 ) -> TokenStore:
-    """Ask the teacher about all rows to train on, as a stage; `outputs`: the student's tokens among the teacher's."""
+    """Ask the teacher about all rows to train on, as a stage: about the student's tokens (`reader` makes them), which
+    stand among its own at `outputs`.
+    """
     teacher, task, splits, targets = ground.teacher, cast("CausalLM", ground.task), ground.splits, ground.targets
     assert teacher is not None, "a teacher that is asked is a model"
     assert targets is not None, "what is stored is told by the recipe"
@@ -66,7 +69,8 @@ def label_language(
     folder = place / "signals" / token_manifest(facts).key
 
     def work() -> Nothing:
-        encoded = {name: sequences_of(task, rows, ground.processor, ground.taught) for name, rows in parts.items()}
+        read = {name: ground.taught(task.encode(rows, reader), rows, outputs) for name, rows in parts.items()}
+        encoded = {name: (one, sequence_keys(one)) for name, one in read.items()}
         stages.say(f"signals of {sum(int(e.labels.sum()) for e, _ in encoded.values()):,} tokens …")
         label_tokens(
             teacher, task, encoded, form_of(targets), place, facts, outputs=outputs, about=about,
@@ -93,7 +97,7 @@ def shaping(task: CausalLM, processor: Any, outputs: Tensor | None) -> dict[str,
     }
 
 
-def open_language(ground: Ground, spec: StoredTeacherSpec, outputs: Tensor | None) -> TokenStore:
+def open_language(ground: Ground, spec: StoredTeacherSpec, reader: Processor, outputs: Tensor | None) -> TokenStore:
     """A store that was made before, held to the recipe, the student's tokens and the teacher's answers.
 
     Raises StoreError that names what differs.
@@ -103,8 +107,8 @@ def open_language(ground: Ground, spec: StoredTeacherSpec, outputs: Tensor | Non
     store.require_facts({**store.manifest.facts, **mine})
     assert ground.teacher is not None, "the plan asks for the teacher"
     ground.spot_check = check_tokens(
-        store, ground.teacher, cast("CausalLM", ground.task), ground.splits.train, outputs=outputs, n=spec.spot_check,
-        device=ground.device,
+        store, ground.teacher, cast("CausalLM", ground.task), ground.splits.train, reader=reader, outputs=outputs,
+        n=spec.spot_check, device=ground.device,
     )  # fmt: skip
     return store
 
@@ -115,12 +119,15 @@ def check_tokens(
     task: CausalLM,
     rows: Dataset,
     *,
+    reader: Processor | None = None,
     outputs: Tensor | None = None,
     n: int = 8,
     tolerance: float = TOLERANCE,
     device: str = "cpu",
 ) -> float:
     """Ask `teacher` again for `n` rows, evenly spaced, cut and pack its answer alike, and compare with the store.
+
+    `reader`: the student's processor (None: the teacher's), whose tokens stand among the teacher's at `outputs`.
 
     Returns the largest difference of a sequence: the share of a token's probability that stands elsewhere (mean over
     tokens). It is 0 for the same teacher on the same kind of machine. Raises StoreError where a row is absent, or the
@@ -129,7 +136,9 @@ def check_tokens(
     if n == 0 or len(rows) == 0:
         return 0.0
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(np.int64))
-    encoded, keys = sequences_of(task, rows.select(chosen.tolist()), teacher.processor)
+    encoded = task.encode(rows.select(chosen.tolist()), reader or teacher.processor)
+    encoded = encoded if outputs is None else renumbered(encoded, outputs.numpy())
+    keys = sequence_keys(encoded)
     stored = store.read_few(store.token_reader(keys).positions)
     form = form_of(targets_of_store(store))
     teacher.model.to(device)
@@ -164,14 +173,3 @@ def _moved(stored: Lists | Draws, fresh: Lists | Draws) -> np.ndarray:
     cells, which = np.unique(np.concatenate([cell for cell, _ in signed]), return_inverse=True)
     difference = np.bincount(which, np.concatenate([weight for _, weight in signed]), minlength=len(cells))
     return 0.5 * np.bincount(cells >> 32, np.abs(difference), minlength=tokens)
-
-
-def sequences_of(
-    task: CausalLM,
-    rows: Dataset,
-    processor: Any,
-    taught: Callable[[Sequences, Dataset], Sequences] = lambda encoded, _: encoded,
-) -> tuple[Sequences, list[str]]:
-    """Rows as the teacher is asked about them (see `Ground.taught`), and the key of each sequence."""
-    encoded = taught(task.encode(rows, processor), rows)
-    return encoded, sequence_keys(encoded)

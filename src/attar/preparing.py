@@ -34,7 +34,7 @@ from attar.signals import Inside, Wanted
 from attar.stages import Stages
 from attar.students.student import Student
 from attar.tasks import CausalLM, make_task
-from attar.tasks.base import Task
+from attar.tasks.base import Processor, Task
 from attar.tasks.vocabularies import shared_outputs
 from attar.teachers.local import find_origin, made_up_row
 from attar.teachers.origin import find_model, own_labels
@@ -98,24 +98,24 @@ def _language(ground: Ground, student: Student, stages: Stages, progress: Progre
         )
     if isinstance(spec, StoredTeacherSpec):
         ground.store = stages.read(
-            "signals", lambda: open_language(ground, spec, outputs), lambda store: store.manifest.key
+            "signals", lambda: open_language(ground, spec, student.processor, outputs), lambda store: store.manifest.key
         )
     elif not ground.live:
-        ground.store = label_language(ground, spec, outputs, _about(ground), stages, progress)
-    ground.truncated = _cut_rows(ground, stages.say)
+        ground.store = label_language(ground, spec, student.processor, outputs, _about(ground), stages, progress)
+    ground.truncated = _cut_rows(ground, ground.processor if outputs is None else student.processor, stages.say)
     return ground
 
 
-def _cut_rows(ground: Ground, say: Say) -> int:
-    """How many rows are cut. Says which parts have prompts that leave no room for an answer; raises DataError where no
-    row of a part has anything left to tell.
+def _cut_rows(ground: Ground, reader: Processor, say: Say) -> int:
+    """How many rows are cut as `reader` reads them. Says which parts have prompts that leave no room for an answer;
+    raises DataError where no row of a part has anything left to tell.
     """
     task, splits, cut = ground.task, ground.splits, 0
     parts = {"train": splits.train, "transfer": splits.transfer, "validation": splits.validation, "test": splits.test}
     for name, rows in parts.items():
         if rows is None:
             continue
-        encoded = task.encode(rows, ground.processor)
+        encoded = task.encode(rows, reader)
         cut += encoded.truncated
         empty = np.flatnonzero(encoded.labels == 0)
         if not len(empty):

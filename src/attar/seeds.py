@@ -174,17 +174,21 @@ def _stored(ground: Ground, student: Student, encoded: Encoded, wanted: Wanted) 
 def _live(ground: Ground, student: Student, encoded: Encoded, terms: Terms, pair: Paired | None) -> LiveTeacher:
     """The teacher with its view of the rows, which is the student's own where both read by one processor."""
     assert ground.teacher is not None, "live signals need a model"
-    teacher, same = ground.teacher, student.processor is ground.processor
-    if pair is None and not same:
-        theirs = ground.task.encode(ground.rows, ground.processor)
+    teacher, outputs = ground.teacher, shared_by(ground, student.model, student.processor)
+    if pair is not None:
+        theirs = ground.taught(pair.teacher, ground.rows)
+    elif isinstance(encoded, Sequences):
+        theirs = ground.taught(encoded, ground.rows, outputs)
     else:
-        theirs = encoded if pair is None else pair.teacher
+        same = student.processor is ground.processor
+        theirs = encoded if same else ground.task.encode(ground.rows, ground.processor)
+        theirs = theirs if ground.routing is None else ground.routing.route(theirs, ground.rows)
     return LiveTeacher(
         model=teacher.speaker if isinstance(ground.task, CausalLM) else teacher.model,
-        encoded=theirs if ground.routing is None else ground.routing.route(theirs, ground.rows),
+        encoded=theirs,
         processor=ground.processor,
         wanted=teacher.resolve(terms.wanted_teacher),
-        outputs=shared_by(ground, student.model, student.processor),
+        outputs=outputs,
         alike=pair is None or terms.one_by_one,
         spans=None if pair is None else (pair.student_spans, pair.teacher_spans),
     )

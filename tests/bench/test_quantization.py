@@ -22,7 +22,7 @@ def test_both_ways_are_compared(tmp_path: Path) -> None:
         str(tmp_path / "run"),
         told="--out",
     )
-    gain = result["accuracy"]["quantization-aware - post-training, file"]
+    gain = result["found"]["quantization-aware - post-training, file"]
     assert gain["lo"] <= gain["value"] <= gain["hi"]
     for way in ("post-training", "quantization-aware"):
         assert len(result["by_seed"][way]["file"]) == 2

@@ -71,9 +71,9 @@ def test_a_teacher_is_asked_once_for_several_students(tmp_path: Path) -> None:
     assert facts.quality.student == pytest.approx(live.quality.student, rel=0.1)
 
 
-@pytest.mark.parametrize("keep", ["all", "used"])
-def test_a_store_is_opened_elsewhere(tmp_path: Path, keep: str) -> None:
-    student = {**STUDENT, "vocabulary": {"keep": keep}}
+@pytest.mark.parametrize("vocabulary", [{"keep": "all"}, {"keep": "used"}, {"keep": "used", "min_count": 9}])
+def test_a_store_is_opened_elsewhere(tmp_path: Path, vocabulary: dict[str, Any]) -> None:
+    student = {**STUDENT, "vocabulary": vocabulary}
     objectives = [{"kind": "sparse_kl", "k": 20}, {"kind": "hard_labels", "weight": 0.1}]
     path = recipe(
         tmp_path, student=student, objectives=objectives, teacher={"targets": {"kind": "top_k", "k": 20}}, chat=True,
@@ -86,9 +86,34 @@ def test_a_store_is_opened_elsewhere(tmp_path: Path, keep: str) -> None:
     assert facts.signals is not None
     assert (facts.signals.mode, facts.signals.spot_check) == ("stored", 0.0)
     assert facts.signals.key == folder.name
-    assert facts.evaluation.kl_to_teacher is not None
+    spelled = "min_count" in vocabulary  # in pieces, every row of so few words: nothing is left to compare
+    assert (facts.evaluation.kl_to_teacher is None) is spelled
     curve = [point["term_sparse_kl"] for point in facts.training["student"].curve if "loss" in point]
     assert curve[-1] < curve[0]
+
+
+def test_the_teacher_reads_rare_words_in_the_students_pieces(tmp_path: Path) -> None:
+    """Live and stored alike: where a student's vocabulary lacks a word, both read it spelled."""
+    found = {}
+    for count in (1, 12):
+        student = {**STUDENT, "vocabulary": {"keep": "used", "min_count": count}}
+        (tmp_path / str(count)).mkdir()
+        path = recipe(
+            tmp_path / str(count), student=student, objectives=[{"kind": "sparse_kl", "k": 20}],
+            teacher={"targets": {"kind": "top_k", "k": 20}},
+        )  # fmt: skip
+        stored = attar.distill(path, tmp_path / f"stored-{count}")
+        teacher = {**json.loads(path.read_text())["teacher"], "signals": "live"}
+        teacher.pop("targets")
+        live = attar.distill(change(path, teacher=teacher), tmp_path / f"live-{count}")
+        for mine, theirs in zip(stored.training["student"].curve, live.training["student"].curve, strict=True):
+            if "loss" in theirs:
+                assert mine["loss"] == pytest.approx(theirs["loss"], rel=0.03)
+        assert stored.signals is not None
+        found[count] = stored.signals.tokens, stored.training["student"].initial["tokens_kept"]
+    (few, many), (more, fewer) = found[1], found[12]
+    assert fewer < many
+    assert more > few, "spelled words are more tokens"
 
 
 @pytest.fixture(scope="module")

@@ -149,8 +149,8 @@ def _notes(students: Sequence[Array]) -> list[str]:
     notes = [f"Perplexity is a token's, over {tokens:,.0f} test tokens as the teacher's tokenizer cuts them."]
     if not compared:
         notes.append(
-            "Agreement and divergence do not apply: the student has another tokenizer, so no token of it can be laid "
-            "beside one of the teacher's."
+            "Agreement and divergence do not apply: the student has another tokenizer, or cuts every row "
+            "otherwise, so no token of it can be laid beside one of the teacher's."
         )
     elif compared < tokens:
         notes.append(

@@ -6,7 +6,7 @@ Shape letters: N sequences, T tokens of the longest, R learned tokens of a batch
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +40,14 @@ def sequence_keys(encoded: Sequences, outputs: np.ndarray | None = None) -> list
         for one, learned in zip(ids, encoded.learned, strict=True)
     ]
     return keys if encoded.route is None else routed_keys(keys, encoded.route)
+
+
+def renumbered(encoded: Sequences, outputs: np.ndarray) -> Sequences:
+    """The student's sequences with the teacher's number of each token (`outputs` int64, by the student's): what a
+    teacher reads that has all of the student's tokens, and spells some texts in fewer of its own.
+    """
+    ids = [outputs[one] for one in encoded.inputs["input_ids"]]
+    return replace(encoded, inputs={**encoded.inputs, "input_ids": ids})
 
 
 def routed_keys(keys: Sequence[str], route: np.ndarray) -> list[str]:
