@@ -142,6 +142,7 @@ def _train(
                 processor=student.processor,
                 signals=_stored(ground, student, encoded, terms.wanted_teacher) if needs and not live else None,
                 live=_live(ground, student, encoded, terms, pair) if live else None,
+                labels_alone=role != "student",
             ),
             spec,
             checkpoints,

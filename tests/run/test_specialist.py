@@ -231,6 +231,20 @@ def test_what_the_teacher_wrote_is_no_label(tmp_path: Path) -> None:
     assert (made["labels"][half:] >= 0).all()
     assert len(made["positions"]) == 2 * half, "it is told all the same: objectives on the teacher keep it"
     assert task.encode(rows.remove_columns("origin"), tokenizer).taught is None
+    alone = Collator(
+        TrainingRows(encoded, tokenizer, labels_alone=True),
+        task,
+        seed=0,
+        token_dropout=0,
+        subword_dropout=0,
+        mixup=0,
+        in_place=False,
+    )
+    read = alone(Batch(np.array([1, 0]), 0, 0))
+    assert len(read["inputs"]["input_ids"]) == 1, "the control need not read what it cannot learn from"
+    assert torch.equal(read["labels"], made["labels"][half:])
+    assert torch.equal(read["rows"], made["rows"][half:])
+    assert (alone(Batch(np.array([1]), 0, 1))["labels"] == -100).all(), "a batch of nothing else keeps one"
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,9 @@ class Collator:
     def _tokens(self, batch: Batch, sequences: Sequences) -> dict[str, Any]:
         """Of a language model: labels and rows are those of learned tokens; the teacher's words are no labels."""
         rows, live = batch.rows, self.rows.live
+        if self.rows.labels_alone and sequences.taught is not None:
+            labelled = rows[~sequences.taught[rows]]
+            rows = labelled if len(labelled) else rows[:1]
         ours = targets_of(sequences, rows)
         labels = ours.labels
         if sequences.taught is not None:

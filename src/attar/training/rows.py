@@ -57,6 +57,8 @@ class TrainingRows:
     processor: Processor
     signals: SignalReader | None = None
     live: LiveTeacher | None = None
+    labels_alone: bool = False
+    """Whether labels are all that counts: sequences of a language model without any need not be read then."""
 
     def __post_init__(self) -> None:
         if not len(self.student):
