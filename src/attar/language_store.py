@@ -33,6 +33,8 @@ from attar.token_forms import form_of, read_by, written_by
 TOLERANCE = 0.02
 """Share of a token's probability that may stand elsewhere, for draws that other arithmetic decides otherwise."""
 _TAIL = (1 << 32) - 1
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""What a store calls the precision that the teacher was asked in: that of the training it was made for."""
 
 
 def targets_of_store(store: TokenStore) -> TargetsSpec:
@@ -53,6 +55,7 @@ def label_language(
     stand among its own at `outputs`.
     """
     teacher, task, splits, targets = ground.teacher, cast("CausalLM", ground.task), ground.splits, ground.targets
+    precision = ground.recipe.training.precision
     assert teacher is not None, "a teacher that is asked is a model"
     assert targets is not None, "what is stored is told by the recipe"
     facts = {
@@ -60,7 +63,7 @@ def label_language(
         "fitted": ground.fitted,
         **shaping(task, ground.processor, outputs),
         "targets": written_by(targets),
-        "dtype": "float32",
+        "dtype": DTYPES[precision],
         "batch_tokens": spec.batch_tokens,
         **told_of_several(ground),
     }
@@ -74,7 +77,7 @@ def label_language(
         stages.say(f"signals of {sum(int(e.labels.sum()) for e, _ in encoded.values()):,} tokens …")
         label_tokens(
             teacher, task, encoded, form_of(targets), place, facts, outputs=outputs, about=about,
-            batch_tokens=spec.batch_tokens, device=ground.device, progress=progress,
+            batch_tokens=spec.batch_tokens, precision=precision, device=ground.device, progress=progress,
         )  # fmt: skip
         return Nothing()
 
@@ -142,9 +145,12 @@ def check_tokens(
     stored = store.read_few(store.token_reader(keys).positions)
     form = form_of(targets_of_store(store))
     teacher.model.to(device)
+    dtype = store.manifest.facts.get("dtype")
+    precision = next((name for name, other in DTYPES.items() if other == dtype), "fp32")
     _, taken = take_tokens(
-        teacher, task, encoded, np.arange(len(encoded)), keys, form, outputs=outputs, device=device, split="train"
-    )
+        teacher, task, encoded, np.arange(len(encoded)), keys, form, outputs=outputs, precision=precision,
+        device=device, split="train",
+    )  # fmt: skip
     packed = form.pack(taken.few, taken.keys, row_starts(taken.lengths))
     fresh = (unpack_draws if isinstance(stored, Draws) else unpack_lists)(
         packed, np.zeros(1, dtype=np.int64), np.array([len(taken.keys)])

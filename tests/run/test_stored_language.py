@@ -71,15 +71,25 @@ def test_a_teacher_is_asked_once_for_several_students(tmp_path: Path) -> None:
     assert facts.quality.student == pytest.approx(live.quality.student, rel=0.1)
 
 
-@pytest.mark.parametrize("vocabulary", [{"keep": "all"}, {"keep": "used"}, {"keep": "used", "min_count": 9}])
-def test_a_store_is_opened_elsewhere(tmp_path: Path, vocabulary: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("vocabulary", "precision"),
+    [
+        ({"keep": "all"}, "fp32"),
+        ({"keep": "all"}, "bf16"),
+        ({"keep": "used"}, "fp32"),
+        ({"keep": "used", "min_count": 9}, "fp32"),
+    ],
+)
+def test_a_store_is_opened_elsewhere(tmp_path: Path, vocabulary: dict[str, Any], precision: str) -> None:
     student = {**STUDENT, "vocabulary": vocabulary}
     objectives = [{"kind": "sparse_kl", "k": 20}, {"kind": "hard_labels", "weight": 0.1}]
     path = recipe(
         tmp_path, student=student, objectives=objectives, teacher={"targets": {"kind": "top_k", "k": 20}}, chat=True,
-        task={"kind": "causal_lm", "prompt": "prompt", "max_length": 48},
+        task={"kind": "causal_lm", "prompt": "prompt", "max_length": 48}, training={**SHORT, "precision": precision},
     )  # fmt: skip
     folder = label_only(load_recipe(path), tmp_path / "out")
+    told = json.loads((folder / "manifest.json").read_text())
+    assert told["facts"]["dtype"] == {"fp32": "float32", "bf16": "bfloat16"}[precision]
     shutil.copytree(folder, tmp_path / "copy")
     teacher = {"kind": "stored", "path": str(tmp_path / "copy"), "rescore_with": str(tmp_path / "teacher")}
     facts = attar.distill(change(path, teacher=teacher), tmp_path / "other")

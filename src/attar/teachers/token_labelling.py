@@ -29,6 +29,7 @@ from attar.teachers.shards import ShardFacts
 from attar.teachers.token_codec import Draws, Lists
 from attar.teachers.token_shards import row_starts, write_token_shard
 from attar.teachers.token_store import TokenStore, merged
+from attar.training.precision import as_in_training, rounded_products
 
 _BLOCK = 2**20
 """Logits of a block: 4 MB of float32; some ten times as much is held for a moment while it is cut down."""
@@ -69,13 +70,15 @@ def label_tokens(
     outputs: Tensor | None = None,
     about: Mapping[str, Any] | None = None,
     batch_tokens: int = 8192,
+    precision: str = "fp32",
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> TokenStore:
     """Make sure that the store below `store` holds what the teacher says of all sequences, and open it.
 
     `encoded_by_split`: sequences as the teacher reads them, with their keys (see `sequence_keys`). `outputs` int64:
-    which of the teacher's tokens are told of, in this order; None: all. The rest, and the errors, as in `label`.
+    which of the teacher's tokens are told of, in this order; None: all. `precision`: of the teacher's arithmetic, as in
+    training. The rest, and the errors, as in `label`.
     """
     teacher.model.to(device)
     longest = max((int(s.labels.max(initial=1)) for s, _ in encoded_by_split.values()), default=1)
@@ -84,7 +87,7 @@ def label_tokens(
     def make(piece: Piece, tell: Tell) -> tuple[ShardFacts, dict[str, int]]:
         width, taken = take_tokens(
             teacher, task, encoded_by_split[piece.split][0], piece.rows, piece.keys, form, outputs=outputs,
-            batch_tokens=batch_tokens, device=device, split=piece.split, tell=tell,
+            batch_tokens=batch_tokens, precision=precision, device=device, split=piece.split, tell=tell,
         )  # fmt: skip
         packed = form.pack(taken.few, taken.keys, row_starts(taken.lengths))
         return write_token_shard(piece.folder, piece.name, piece.keys, taken.lengths, packed), {TOKENS: width}
@@ -110,6 +113,7 @@ def take_tokens(
     *,
     outputs: Tensor | None = None,
     batch_tokens: int = 8192,
+    precision: str = "fp32",
     device: str = "cpu",
     split: str = "data",
     tell: Tell = lambda _: None,
@@ -127,12 +131,12 @@ def take_tokens(
         counts = lengths[batch]
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         places = np.repeat(ends[batch] - counts, counts) + within
-        logits = _project(teacher, task, encoded, rows[batch], outputs, device)
+        logits = _project(teacher, task, encoded, rows[batch], outputs, precision, device)
         width, head = width_of(logits), blocks_of(logits)
         step = max(_BLOCK // width, 1)
         for start in range(0, max(len(places), 1), step):
             chosen = places[start : start + step]
-            with torch.no_grad():
+            with torch.no_grad(), rounded_products(precision == "bf16"):
                 block = head.block(slice(start, start + step))
             _check(block, teacher.source.name, split, owners[chosen])
             parts.append((chosen, form.take(block, all_keys[chosen].to(block.device))))
@@ -141,11 +145,17 @@ def take_tokens(
 
 
 def _project(
-    teacher: LocalTeacher, task: Task, encoded: Sequences, rows: np.ndarray, outputs: Tensor | None, device: str
+    teacher: LocalTeacher,
+    task: Task,
+    encoded: Sequences,
+    rows: np.ndarray,
+    outputs: Tensor | None,
+    precision: str,
+    device: str,
 ) -> Told:
     inputs = {name: value.to(device) for name, value in task.batch(encoded, rows, teacher.processor).items()}
     positions = torch.from_numpy(targets_of(encoded, rows).positions).to(device)
-    with torch.no_grad():
+    with torch.no_grad(), as_in_training(precision, [one.core for one in teacher.alone.values()], device):
         found = ask(teacher.speaker, inputs, Wanted(), positions)
         logits = (found if outputs is None else found.of_outputs(outputs.to(device))).logits
     assert logits is not None, "logits are wanted"
