@@ -18,11 +18,11 @@ from attar.data.splits import Splits
 from attar.errors import TeacherError
 from attar.ground import Ground, Progress
 from attar.hashing import hash_value
+from attar.precision import as_in_training
 from attar.stages import Stages
 from attar.storage import atomic_write
 from attar.tasks.causal_lm import CausalLM
 from attar.teacher_writes import write_as_taught
-from attar.training.precision import as_in_training
 
 _PART = 256
 """Prompts that are answered between two files."""

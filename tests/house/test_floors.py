@@ -21,6 +21,7 @@ FLOORS = [
         "heads",
         "hooks",
         "packing",
+        "precision",
         "signals",
         "identity",
         "answers",

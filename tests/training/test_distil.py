@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from attar.precision import full_precision_heads
 from attar.recipe.objectives import ForwardKLSpec, HardLabelsSpec
 from attar.signals import Wanted
 from attar.training.distil import Distil
-from attar.training.precision import full_precision_heads
 from attar.training.rows import LiveTeacher
 from tiny import tiny_bert
 from training.parts import LABELS, make_terms, student, text_task

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attar.training.precision import as_in_training, rounded_products
+from attar.precision import as_in_training, rounded_products
 from tiny_language import tiny_bpe, tiny_llama
 
 

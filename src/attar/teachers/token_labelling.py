@@ -18,6 +18,7 @@ from torch import Tensor
 
 from attar.errors import TeacherError
 from attar.mixture import Told, blocks_of, width_of
+from attar.precision import as_in_training, rounded_products
 from attar.signals import Wanted, ask
 from attar.tasks.base import Task
 from attar.tasks.sequences import Sequences, targets_of
@@ -29,7 +30,6 @@ from attar.teachers.shards import ShardFacts
 from attar.teachers.token_codec import Draws, Lists
 from attar.teachers.token_shards import row_starts, write_token_shard
 from attar.teachers.token_store import TokenStore, merged
-from attar.training.precision import as_in_training, rounded_products
 
 _BLOCK = 2**20
 """Logits of a block: 4 MB of float32; some ten times as much is held for a moment while it is cut down."""

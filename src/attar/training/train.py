@@ -13,6 +13,7 @@ from attar.errors import TrainingError
 from attar.facts import BalanceFacts, TrainingFacts
 from attar.objectives.terms.balance import Balance
 from attar.objectives.terms.terms import Terms
+from attar.precision import full_precision_heads
 from attar.recipe.rollouts import RolloutsSpec
 from attar.recipe.training import TrainingSpec
 from attar.tasks.base import Task
@@ -25,7 +26,6 @@ from attar.training.collate import Collator
 from attar.training.distil import Distil, recompute_layers
 from attar.training.gradients import gradient_norms
 from attar.training.packing import packing
-from attar.training.precision import full_precision_heads
 from attar.training.rollouts import make_rollouts, rollout_facts
 from attar.training.rounding import Rounding
 from attar.training.rows import Batches, TrainingRows

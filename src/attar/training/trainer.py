@@ -26,12 +26,12 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from attar.errors import TrainingError
+from attar.precision import rounded_products
 from attar.training.callbacks import AfterStep
 from attar.training.checkpoints import SCHEDULE, STATE, Checkpoints, Mark, learned, load
 from attar.training.clock import Clock
 from attar.training.collate import Collator
 from attar.training.distil import Distil
-from attar.training.precision import rounded_products
 from attar.training.rollouts import Deferred, Rollouts, told
 from attar.training.rows import Batch, Batches, Places
 from attar.training.sharding import load_optimizer, load_weights, own_part, save_state, shard, whole_state
