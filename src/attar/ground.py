@@ -198,15 +198,13 @@ class Ground:
         """Sequences of `rows`, as the student reads them, as the teacher is asked about them: the same tokens, by its
         numbers for them (`outputs`; None: they are the student's).
         """
-        told = encoded if outputs is None else renumbered(encoded, outputs.numpy())
+        told = renumbered(encoded, None if outputs is None else outputs.numpy())
         return told if self.routing is None else self.routing.route(told, rows)
 
-    def token_reader(self, encoded: Sequences, outputs: Tensor | None) -> StoreReader:
-        """What is stored of each learned token of sequences as the student reads them; `outputs`: its tokens among the
-        teacher's.
-        """
+    def token_reader(self, told: Sequences) -> StoreReader:
+        """What is stored of each learned token of sequences as the teacher is asked about them (see `taught`)."""
         assert isinstance(self.store, TokenStore), "signals are made before they are read"
-        return self.store.token_reader(sequence_keys(encoded, None if outputs is None else outputs.numpy()))
+        return self.store.token_reader(sequence_keys(told))
 
     def teacher_logits(self, rows: Dataset) -> np.ndarray:
         """The teacher's logits [N, C], from the store."""

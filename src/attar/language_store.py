@@ -13,6 +13,7 @@ from attar.errors import StoreError
 from attar.ground import Ground, Progress
 from attar.hashing import hash_value
 from attar.identity import hash_processor
+from attar.precision import DTYPES
 from attar.recipe.targets import TargetsSpec
 from attar.recipe.teacher import EnsembleSpec, LocalTeacherSpec, StoredTeacherSpec
 from attar.row_store import told_of_several
@@ -33,8 +34,8 @@ from attar.token_forms import form_of, read_by, written_by
 TOLERANCE = 0.02
 """Share of a token's probability that may stand elsewhere, for draws that other arithmetic decides otherwise."""
 _TAIL = (1 << 32) - 1
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-"""What a store calls the precision that the teacher was asked in: that of the training it was made for."""
+_PRECISIONS = {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items()}
+"""By what a store calls the precision that the teacher was asked in: that of the training it was made for."""
 
 
 def targets_of_store(store: TokenStore) -> TargetsSpec:
@@ -63,7 +64,7 @@ def label_language(
         "fitted": ground.fitted,
         **shaping(task, ground.processor, outputs),
         "targets": written_by(targets),
-        "dtype": DTYPES[precision],
+        "dtype": str(DTYPES[precision]).removeprefix("torch."),
         "batch_tokens": spec.batch_tokens,
         **told_of_several(ground),
     }
@@ -140,13 +141,12 @@ def check_tokens(
         return 0.0
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(np.int64))
     encoded = task.encode(rows.select(chosen.tolist()), reader or teacher.processor)
-    encoded = encoded if outputs is None else renumbered(encoded, outputs.numpy())
+    encoded = renumbered(encoded, None if outputs is None else outputs.numpy())
     keys = sequence_keys(encoded)
     stored = store.read_few(store.token_reader(keys).positions)
     form = form_of(targets_of_store(store))
     teacher.model.to(device)
-    dtype = store.manifest.facts.get("dtype")
-    precision = next((name for name, other in DTYPES.items() if other == dtype), "fp32")
+    precision = _PRECISIONS.get(str(store.manifest.facts.get("dtype")), "fp32")
     _, taken = take_tokens(
         teacher, task, encoded, np.arange(len(encoded)), keys, form, outputs=outputs, precision=precision,
         device=device, split="train",

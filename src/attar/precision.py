@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""By what recipes call a precision."""
 
 
 @contextmanager
@@ -42,7 +43,7 @@ def as_in_training(precision: str, models: Sequence[Any], device: str) -> Genera
         yield
         return
     with ExitStack() as undo:
-        undo.enter_context(torch.autocast(torch.device(device).type, _DTYPES[precision]))
+        undo.enter_context(torch.autocast(torch.device(device).type, DTYPES[precision]))
         for model in models:
             undo.enter_context(full_precision_heads([model], model.get_output_embeddings().out_features))
         undo.enter_context(rounded_products(precision == "bf16"))

@@ -166,9 +166,8 @@ def _train(
 
 def _stored(ground: Ground, student: Student, encoded: Encoded, wanted: Wanted) -> StoreReader:
     if isinstance(encoded, Sequences):
-        return ground.token_reader(
-            ground.taught(encoded, ground.rows), shared_by(ground, student.model, student.processor)
-        )
+        outputs = shared_by(ground, student.model, student.processor)
+        return ground.token_reader(ground.taught(encoded, ground.rows, outputs))
     return ground.reader(ground.rows, wanted)
 
 

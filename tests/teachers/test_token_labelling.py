@@ -25,7 +25,7 @@ from attar.recipe.task import CausalLMSpec
 from attar.signals import Sampled, Signals
 from attar.students.vocabulary import reduce_vocabulary
 from attar.tasks.causal_lm import CausalLM
-from attar.tasks.sequences import Sequences, sequence_keys
+from attar.tasks.sequences import Sequences, renumbered, sequence_keys
 from attar.tasks.vocabularies import shared_outputs
 from attar.teachers import token_labelling
 from attar.teachers.local import LocalTeacher, from_module
@@ -255,7 +255,7 @@ def losses(
         terms = Terms(specs, problem="single_label", targets=targets if stored else None, seed=0)
         live = LiveTeacher(teacher_of().model.model, ENCODED, TOKENIZER, terms.wanted_teacher, outputs)
         numbers = None if outputs is None else outputs.numpy()
-        signals = store.token_reader(sequence_keys(encoded, numbers)) if stored else None
+        signals = store.token_reader(sequence_keys(renumbered(encoded, numbers))) if stored else None
         given = TrainingRows(encoded, processor, signals=signals, live=None if stored else live)
         collate = Collator(given, TASK, seed=0, token_dropout=0.0, subword_dropout=0.0, mixup=0.0, in_place=False)
         batch = collate(Batch(np.random.default_rng(3).permutation(len(encoded))[:rows], 0, 0))

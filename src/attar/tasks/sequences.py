@@ -27,25 +27,23 @@ class Sequences(Encoded):
     """bool [N]: sequences whose learned tokens are the teacher's words, and no labels; None: there are none."""
 
 
-def sequence_keys(encoded: Sequences, outputs: np.ndarray | None = None) -> list[str]:
-    """A content key for each sequence: a hash of its tokens, and of which are learned.
-
-    `outputs` int64: the teacher's number of each of the student's tokens, so that both have one key for what both read
-    alike, token by token, and no other; None: numbers are as they are. Of several teachers the one that is asked
-    counts.
+def sequence_keys(encoded: Sequences) -> list[str]:
+    """A content key for each sequence, by the teacher's numbers of its tokens (see `renumbered`): a hash of these, and
+    of which are learned. Of several teachers the one that is asked counts.
     """
-    ids = encoded.inputs["input_ids"]
     keys = [
-        hash_bytes((one if outputs is None else outputs[one]).astype("<i8").tobytes(), np.packbits(learned).tobytes())
-        for one, learned in zip(ids, encoded.learned, strict=True)
+        hash_bytes(one.astype("<i8").tobytes(), np.packbits(learned).tobytes())
+        for one, learned in zip(encoded.inputs["input_ids"], encoded.learned, strict=True)
     ]
     return keys if encoded.route is None else routed_keys(keys, encoded.route)
 
 
-def renumbered(encoded: Sequences, outputs: np.ndarray) -> Sequences:
-    """The student's sequences with the teacher's number of each token (`outputs` int64, by the student's): what a
-    teacher reads that has all of the student's tokens, and spells some texts in fewer of its own.
+def renumbered(encoded: Sequences, outputs: np.ndarray | None) -> Sequences:
+    """The student's sequences with the teacher's number of each token (`outputs` int64, by the student's; None: they
+    are the same): what a teacher reads that has all of the student's tokens, and spells some texts in fewer of its own.
     """
+    if outputs is None:
+        return encoded
     ids = [outputs[one] for one in encoded.inputs["input_ids"]]
     return replace(encoded, inputs={**encoded.inputs, "input_ids": ids})
 
