@@ -62,5 +62,18 @@ def test_intervals() -> None:
     assert spaced(say.confidence(gain)) == "95 % interval, 10 rows"
 
 
+@pytest.mark.parametrize(
+    ("value", "lo", "hi", "told"),
+    [
+        (0.42, 0.3, 0.55, "0.42 lower (0.30 – 0.55)"),
+        (-1.39, -1.57, -1.22, "1.39 higher (1.22 – 1.57)"),
+        (-0.1, -0.25, 0.05, "0.10 higher (−0.05 – 0.25)"),
+    ],
+)
+def test_bounds_run_the_way_that_is_told_where_lower_is_better(value: float, lo: float, hi: float, told: str) -> None:
+    gain = Interval(value=value, lo=lo, hi=hi, n=10)
+    assert spaced(say.difference_interval("perplexity", gain)) == told
+
+
 def test_plain_text_has_no_typographic_spaces() -> None:
     assert say.plain(f"the teacher’s {say.MINUS}1{say.NBSP}%") == "the teacher's -1 %"

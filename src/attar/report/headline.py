@@ -22,6 +22,7 @@ from attar.report.numbers import (
     quality,
     share,
     size,
+    than,
     times,
 )
 
@@ -112,15 +113,15 @@ def headline(run: RunFacts) -> list[str]:
     if (found := kept(run)) is not None:
         what = f"{found.by}: the teacher's over its own" if lower_is_better(run.quality.metric) else found.by
         lines.append(f"  kept      {share(found.interval)}, {confidence(found.interval)} ({what})")
+    metric = run.quality.metric
     if run.quality.student is not None:
-        metric = run.quality.metric
         names = ("teacher", "student", "control")
         values = [(name, getattr(run.quality, name)) for name in names]
         shown = ", ".join(f"{name} {quality(metric, value)}" for name, value in values if value is not None)
         lines.append(f"  {metric_name(metric):<9} {shown}")
     if run.kd_gain is not None:
         lines.append(
-            f"  gain      {difference_interval(run.quality.metric, run.kd_gain)} over the same student without teacher"
+            f"  gain      {difference_interval(metric, run.kd_gain)} {than(metric)} the same student without teacher"
         )
     ratio, latency = faster(run), (file.latency if file else run.student.latency)
     if ratio is not None and latency is not None and run.teacher.latency is not None:

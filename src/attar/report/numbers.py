@@ -60,11 +60,27 @@ def difference(metric: str, value: float) -> str:
     return f"{_signed(scaled, digits)}{unit}"
 
 
+def than(metric: str) -> str:
+    """What follows a difference: `+2.1 points over …`, but `1.39 higher than …`."""
+    return "than" if metric in _LOWER else "over"
+
+
 def difference_interval(metric: str, interval: Interval) -> str:
-    """A signed difference with its bounds: `+2.1 points (+1.2 – +3.0)`."""
+    """A signed difference with its bounds: `+2.1 points (+1.2 – +3.0)`, `1.39 higher (1.22 – 1.57)`."""
+    return f"{difference(metric, interval.value)} ({difference_bounds(metric, interval)})"
+
+
+def difference_bounds(metric: str, interval: Interval) -> str:
+    """A difference's bounds without unit, signed: `+1.2 – +3.0`; where lower is better, as much `lower` or `higher` as
+    `difference` says: `1.22 – 1.57`.
+    """
     scale, digits = (100, 1) if metric in _SHARES else (1, _digits(metric))
-    bounds = f"{_signed(scale * interval.lo, digits)} {DASH} {_signed(scale * interval.hi, digits)}"
-    return f"{difference(metric, interval.value)} ({bounds.replace(' ', NBSP)})"
+    if metric in _LOWER:
+        way = 1 if interval.value >= 0 else -1
+        low, high = (decimals(bound, digits) for bound in sorted((way * interval.lo, way * interval.hi)))
+    else:
+        low, high = (_signed(scale * bound, digits) for bound in (interval.lo, interval.hi))
+    return f"{low}{NBSP}{DASH}{NBSP}{high}"
 
 
 def percent(value: float, digits: int = 1) -> str:

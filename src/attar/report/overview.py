@@ -122,16 +122,11 @@ def gain(run: RunFacts) -> Html | None:
     if run.kd_gain is None:
         line: Child = "Not measured: no control was trained (training.control: off)."
     else:
-        clear = (
-            "clearly above zero"
-            if run.kd_gain.lo > 0
-            else "below zero"
-            if run.kd_gain.hi < 0
-            else "not distinct from zero"
-        )
+        above, below = ("better", "worse") if say.lower_is_better(run.quality.metric) else ("above zero", "below zero")
+        clear = f"clearly {above}" if run.kd_gain.lo > 0 else below if run.kd_gain.hi < 0 else "not distinct from zero"
         line = [
             tag("strong", say.difference_interval(run.quality.metric, run.kd_gain)),
-            f" over the control, {clear} ({say.confidence(run.kd_gain)}).",
+            f" {say.than(run.quality.metric)} the control, {clear} ({say.confidence(run.kd_gain)}).",
         ]
     extra: list[str] = []
     if run.evaluation.mcnemar_p is not None:
@@ -230,10 +225,8 @@ def _tiles(run: RunFacts) -> list[tuple[str, Child]]:
         tiles.append((word, _tile(say.times(max(ratio, 1 / ratio)), f"{change}; {_where(latency)}")))
     if run.kd_gain is not None:
         change = say.difference(run.quality.metric, run.kd_gain.value)
-        low, high = (
-            say.difference(run.quality.metric, v).partition(say.NBSP)[0] for v in (run.kd_gain.lo, run.kd_gain.hi)
-        )
-        detail = f"{low}{say.NBSP}{say.DASH}{say.NBSP}{high} over the same student without teacher"
+        told = say.difference_bounds(run.quality.metric, run.kd_gain)
+        detail = f"{told} {say.than(run.quality.metric)} the same student without teacher"
         tiles.append(("Gain from the teacher", _tile(change.replace("points", "pts"), detail)))
     return tiles
 
