@@ -226,7 +226,8 @@ def _tiles(run: RunFacts) -> list[tuple[str, Child]]:
     if run.kd_gain is not None:
         change = say.difference(run.quality.metric, run.kd_gain.value)
         told = say.difference_bounds(run.quality.metric, run.kd_gain)
-        detail = f"{told} {say.than(run.quality.metric)} the same student without teacher"
+        way = f" {change.partition(say.NBSP)[2]}" if say.lower_is_better(run.quality.metric) else ""
+        detail = f"{told}{way} {say.than(run.quality.metric)} the same student without teacher"
         tiles.append(("Gain from the teacher", _tile(change.replace("points", "pts"), detail)))
     return tiles
 
