@@ -8,10 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from language_parts import make
 
 import attar
 from attar.finished import answer
-from run.test_language import make
 
 pytestmark = pytest.mark.slow
 PACKAGE = "@huggingface/transformers@4.3.1"
