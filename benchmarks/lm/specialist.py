@@ -5,11 +5,11 @@
 
 The specialist is `recipes/smollm2-snips.yaml` as it stands. The general-purpose student has as many layers of the same
 model, as it comes, and as many tokens in its vocabulary (those most used in its own text); it learns gsm8k by
-forward_kl on as many tokens as the specialist learns from (its rows times their mean length, over all epochs). Both are
-asked as their exported files: the specialist the utterance alone, the general one the utterance behind four others with
-their JSON (few-shot, in its favour: its answer is the first line), and without them. Three seeds each, intervals over
-seeds and rows, paired by rows. `--part` runs one side alone, `--seeds` fewer seeds; all that is done stays in
-`--place`, and the same command goes on from there.
+forward_kl on as many tokens as the specialist learns from (its rows times their mean length, over all epochs), about as
+many a step. Both are asked as their exported files, `--rows` test rows: the specialist the utterance alone, the general
+one the utterance behind four others with their JSON (few-shot, in its favour: its answer is the first line), and
+without them. Three seeds each, intervals over seeds and rows, paired by rows. `--part` runs one side alone, `--seeds`
+fewer seeds; all that is done stays in `--place`, and the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ def main() -> None:
         "--part", choices=PARTS, help="this side alone, without a result (the general one comes second)"
     )
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=200, help="test rows to ask both about, evenly spread")
     parser.add_argument("--quick", action="store_true", help="a tiny model and few rows, to walk the path")
     args = parser.parse_args()
     say: Say = partial(print, flush=True)
@@ -75,7 +76,7 @@ def main() -> None:
     common = attar.distill(other, place / "general", seeds=args.seeds, say=say)
     if args.part == "general":
         return
-    result = compare(recipe, place, special, common, list(range(args.seeds)), say)
+    result = compare(recipe, place, special, common, seeds=list(range(args.seeds)), rows=args.rows, say=say)
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     say(table(result))
@@ -103,29 +104,35 @@ def general(recipe: Recipe, special: RunFacts, *, quick: bool) -> Recipe:
     task, own = CausalLM(draft.task), CausalLM(recipe.task)  # type: ignore[arg-type]
     with quiet():
         tokenizer = load_local(draft.teacher, task).processor  # type: ignore[arg-type]
-    rows, text = load_data(recipe).train, load_data(draft).train
-    texts = task.texts(text, tokenizer)
+    ours = float(own.encode(load_data(recipe).train, tokenizer).lengths.mean())
+    learned = special.data.rows["train"] + special.data.rows.get("transfer", 0)
+    lengths = task.encode(load_data(draft).train, tokenizer).lengths
+    theirs, available = float(lengths.mean()), len(lengths)
+    rows = min(round(learned * ours / theirs), available)
+    fields["data"]["max_train_rows"] = rows
+    fields["training"]["epochs"] = recipe.training.epochs * learned * ours / theirs / rows
+    fields["training"]["batch_size"] = max(round(recipe.training.batch_size * ours / theirs), 1)
+    texts = task.texts(load_data(recipe_from(fields)).train, tokenizer)
     sizes = {least: len(reduce_vocabulary(tokenizer, texts, least).kept) for least in range(1, 16)}
     least = min(sizes, key=lambda count: abs(sizes[count] - wanted))
     fields["student"]["vocabulary"] = {"keep": "used", "min_count": least}
-    learned = special.data.rows["train"] + special.data.rows.get("transfer", 0)
-    seen = recipe.training.epochs * learned * float(own.encode(rows, tokenizer).lengths.mean())
-    fields["training"]["epochs"] = round(seen / int(task.encode(text, tokenizer).lengths.sum()), 4)
     return recipe_from(fields)
 
 
 def compare(
-    recipe: Recipe, place: Path, special: RunFacts, common: RunFacts, seeds: Sequence[int], say: Say
+    recipe: Recipe, place: Path, special: RunFacts, common: RunFacts, *, seeds: Sequence[int], rows: int, say: Say
 ) -> dict[str, Any]:
     """Which test rows each exported file answers rightly, and what follows."""
     splits = load_data(recipe)
+    asked = splits.test.select(_spread(splits.test, rows))
     task = CausalLM(recipe.task)  # type: ignore[arg-type]
-    right = {way: [ask(way, place, seed, task, splits.train, splits.test, say) for seed in seeds] for way in WAYS}
-    drawn = resample({way: [mean_of(one) for one in by_seed] for way, by_seed in right.items()}, len(splits.test))
+    right = {way: [ask(way, place, seed, task, splits.train, asked, say) for seed in seeds] for way in WAYS}
+    drawn = resample({way: [mean_of(one) for one in by_seed] for way, by_seed in right.items()}, len(asked))
     best = max(WAYS[1:], key=lambda way: drawn[way].point)
     ratio = bootstrap_ratio(drawn[WAYS[0]], drawn[best])
     return {
         "metric": "exact match on snips as JSON, of the exported file",
+        "rows": len(asked),
         "exact_match": {way: bootstrap_metric(one).model_dump() for way, one in drawn.items()},
         "by_seed": {way: [float(one.mean()) for one in by_seed] for way, by_seed in right.items()},
         "best_general": best,
@@ -161,13 +168,13 @@ def ask(way: str, place: Path, seed: int, task: CausalLM, train: Dataset, test: 
     files = sorted((run / "seeds" / str(seed) / "export").glob("*/model.gguf")) or sorted(
         (run / "export").glob("*/model.gguf")
     )
-    done = place / "answers" / f"{way.replace(', ', '-')}-{hash_file(files[0])}.npy"
+    done = place / "answers" / f"{way.replace(', ', '-')}-{len(test)}-{hash_file(files[0])}.npy"
     if done.is_file():
         return cast("np.ndarray", np.load(done))
     with quiet():
         model, tokenizer = read_gguf(files[0])
         processor = ready(tokenizer, str(files[0]), None)
-    shots = train.select(np.linspace(0, len(train) - 1, SHOTS).astype(int).tolist())
+    shots = train.select(_spread(train, SHOTS))
     before = "".join(f"{row['prompt'].strip()}\n{row['text']}\n\n" for row in cast("list[dict[str, str]]", list(shots)))
     few = way.endswith("few-shot")
     prompts = [f"{before}{prompt.strip()}\n" if few else prompt for prompt in cast("list[str]", test["prompt"])]
@@ -179,6 +186,11 @@ def ask(way: str, place: Path, seed: int, task: CausalLM, train: Dataset, test: 
     done.parent.mkdir(parents=True, exist_ok=True)
     np.save(done, right)
     return right
+
+
+def _spread(rows: Dataset, wanted: int) -> list[int]:
+    """Which of the rows are `wanted` ones at even distances, from the first to the last."""
+    return np.linspace(0, len(rows) - 1, min(wanted, len(rows))).astype(int).tolist()
 
 
 def table(found: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from attar.data.load import Given
 from attar.data.splits import Splits
 from attar.facts import ModelFacts, SignalsFacts, SourceFacts
 from attar.hashing import hash_value
+from attar.known import Known
 from attar.layer_choice import LayerMaps
 from attar.objectives.own import OwnObjective
 from attar.objectives.terms.terms import Terms
@@ -194,11 +195,11 @@ class Ground:
         keys = self.task.content_keys(rows)
         return keys if self.routing is None else self.routing.keys(keys, rows)
 
-    def taught(self, encoded: Sequences, rows: Dataset, outputs: Tensor | None = None) -> Sequences:
+    def taught(self, encoded: Sequences, rows: Dataset, known: Known | None = None) -> Sequences:
         """Sequences of `rows`, as the student reads them, as the teacher is asked about them: the same tokens, by its
-        numbers for them (`outputs`; None: they are the student's).
+        numbers for them (`known`; None: they are the student's).
         """
-        told = renumbered(encoded, None if outputs is None else outputs.numpy())
+        told = renumbered(encoded, known)
         return told if self.routing is None else self.routing.route(told, rows)
 
     def token_reader(self, told: Sequences) -> StoreReader:

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import numpy as np
 from datasets import Dataset
-from torch import Tensor, nn
+from torch import nn
 
 from attar.answers import agreement
 from attar.evaluation.calibration import fit_temperature
@@ -22,6 +22,7 @@ from attar.evaluation.tokens import Reader, ask_about_rows
 from attar.facts import EvaluationFacts
 from attar.ground import Ground
 from attar.heads import head_width
+from attar.known import Known
 from attar.tasks.base import Encoded, Processor
 from attar.tasks.causal_lm import CausalLM
 from attar.tasks.sequences import Sequences
@@ -190,9 +191,9 @@ class _Rows:
         return self._known[place][1]
 
 
-def shared_by(ground: Ground, model: nn.Module, processor: Processor) -> Tensor | None:
-    """Which of the teacher's logits a student has, int64; None: all, in the same order, or none can be told apart as
-    the student has another tokenizer. Raises PlanError.
+def shared_by(ground: Ground, model: nn.Module, processor: Processor) -> Known | None:
+    """Which of the teacher's outputs a student has; None: all, in the same order, or none can be told apart as the
+    student has another tokenizer. Raises PlanError.
     """
     if not isinstance(ground.task, CausalLM) or ground.teacher is None or ground.reads_otherwise(processor):
         return None

@@ -7,12 +7,12 @@ from typing import Any, cast
 import numpy as np
 from datasets import Dataset
 from pydantic import TypeAdapter
-from torch import Tensor
 
 from attar.errors import StoreError
 from attar.ground import Ground, Progress
 from attar.hashing import hash_value
 from attar.identity import hash_processor
+from attar.known import Known
 from attar.precision import DTYPES
 from attar.recipe.targets import TargetsSpec
 from attar.recipe.teacher import EnsembleSpec, LocalTeacherSpec, StoredTeacherSpec
@@ -47,13 +47,13 @@ def label_language(
     ground: Ground,
     spec: LocalTeacherSpec | EnsembleSpec,
     reader: Processor,
-    outputs: Tensor | None,
+    known: Known | None,
     about: dict[str, Any],
     stages: Stages,
     progress: Progress,
 ) -> TokenStore:
-    """Ask the teacher about all rows to train on, as a stage: about the student's tokens (`reader` makes them), which
-    stand among its own at `outputs`.
+    """Ask the teacher about all rows to train on, as a stage: about the student's tokens (`reader` makes them), as far
+    as they are `known` apart from its own.
     """
     teacher, task, splits, targets = ground.teacher, cast("CausalLM", ground.task), ground.splits, ground.targets
     precision = ground.recipe.training.precision
@@ -62,7 +62,7 @@ def label_language(
     facts = {
         "teacher": teacher.source.hash,
         "fitted": ground.fitted,
-        **shaping(task, ground.processor, outputs),
+        **shaping(task, ground.processor, known),
         "targets": written_by(targets),
         "dtype": str(DTYPES[precision]).removeprefix("torch."),
         "batch_tokens": spec.batch_tokens,
@@ -73,11 +73,11 @@ def label_language(
     folder = place / "signals" / token_manifest(facts).key
 
     def work() -> Nothing:
-        read = {name: ground.taught(task.encode(rows, reader), rows, outputs) for name, rows in parts.items()}
+        read = {name: ground.taught(task.encode(rows, reader), rows, known) for name, rows in parts.items()}
         encoded = {name: (one, sequence_keys(one)) for name, one in read.items()}
         stages.say(f"signals of {sum(int(e.labels.sum()) for e, _ in encoded.values()):,} tokens …")
         label_tokens(
-            teacher, task, encoded, form_of(targets), place, facts, outputs=outputs, about=about,
+            teacher, task, encoded, form_of(targets), place, facts, known=known, about=about,
             batch_tokens=spec.batch_tokens, precision=precision, device=ground.device, progress=progress,
         )  # fmt: skip
         return Nothing()
@@ -87,7 +87,7 @@ def label_language(
     return open_store(folder, TokenStore)
 
 
-def shaping(task: CausalLM, processor: Any, outputs: Tensor | None) -> dict[str, Any]:
+def shaping(task: CausalLM, processor: Any, known: Known | None) -> dict[str, Any]:
     """What shapes the sequences and outputs that a teacher is asked about, besides the rows: by name."""
     spec = task.spec
     form = "messages" if spec.messages is not None else "text" if spec.prompt is None else "prompt"
@@ -97,21 +97,27 @@ def shaping(task: CausalLM, processor: Any, outputs: Tensor | None) -> dict[str,
         "template": spec.template,
         "learn": spec.learn,
         "max_length": min(spec.max_length, int(processor.model_max_length)),
-        "outputs": None if outputs is None else hash_value(outputs.tolist()),
+        "outputs": None if known is None else hash_value(_listed(known)),
     }
 
 
-def open_language(ground: Ground, spec: StoredTeacherSpec, reader: Processor, outputs: Tensor | None) -> TokenStore:
+def _listed(known: Known) -> list[Any]:
+    """All that shapes outputs over a student's tokens."""
+    outputs = known.outputs.tolist()
+    return [outputs, known.others.tolist(), known.starts.tolist()] if len(known.others) else outputs
+
+
+def open_language(ground: Ground, spec: StoredTeacherSpec, reader: Processor, known: Known | None) -> TokenStore:
     """A store that was made before, held to the recipe, the student's tokens and the teacher's answers.
 
     Raises StoreError that names what differs.
     """
     store = cast("TokenStore", ground.store)
-    mine = shaping(cast("CausalLM", ground.task), ground.processor, outputs)
+    mine = shaping(cast("CausalLM", ground.task), ground.processor, known)
     store.require_facts({**store.manifest.facts, **mine})
     assert ground.teacher is not None, "the plan asks for the teacher"
     ground.spot_check = check_tokens(
-        store, ground.teacher, cast("CausalLM", ground.task), ground.splits.train, reader=reader, outputs=outputs,
+        store, ground.teacher, cast("CausalLM", ground.task), ground.splits.train, reader=reader, known=known,
         n=spec.spot_check, device=ground.device,
     )  # fmt: skip
     return store
@@ -124,14 +130,14 @@ def check_tokens(
     rows: Dataset,
     *,
     reader: Processor | None = None,
-    outputs: Tensor | None = None,
+    known: Known | None = None,
     n: int = 8,
     tolerance: float = TOLERANCE,
     device: str = "cpu",
 ) -> float:
     """Ask `teacher` again for `n` rows, evenly spaced, cut and pack its answer alike, and compare with the store.
 
-    `reader`: the student's processor (None: the teacher's), whose tokens stand among the teacher's at `outputs`.
+    `reader`: the student's processor (None: the teacher's), of whose tokens `known` tells where the teacher has them.
 
     Returns the largest difference of a sequence: the share of a token's probability that stands elsewhere (mean over
     tokens). It is 0 for the same teacher on the same kind of machine. Raises StoreError where a row is absent, or the
@@ -141,14 +147,14 @@ def check_tokens(
         return 0.0
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(np.int64))
     encoded = task.encode(rows.select(chosen.tolist()), reader or teacher.processor)
-    encoded = renumbered(encoded, None if outputs is None else outputs.numpy())
+    encoded = renumbered(encoded, known)
     keys = sequence_keys(encoded)
     stored = store.read_few(store.token_reader(keys).positions)
     form = form_of(targets_of_store(store))
     teacher.model.to(device)
     precision = _PRECISIONS.get(str(store.manifest.facts.get("dtype")), "fp32")
     _, taken = take_tokens(
-        teacher, task, encoded, np.arange(len(encoded)), keys, form, outputs=outputs, precision=precision,
+        teacher, task, encoded, np.arange(len(encoded)), keys, form, known=known, precision=precision,
         device=device, split="train",
     )  # fmt: skip
     packed = form.pack(taken.few, taken.keys, row_starts(taken.lengths))

@@ -15,8 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from attar.known import Known
 from attar.logits import Head, Logits, Projection, Rows, arithmetic
 
+_BLOCK = 2**22
+"""Logits of a teacher that are held at once while they are put into a student's tokens: 16 MB of float32."""
 Combine = Literal["probabilities", "logits"]
 Problem = Literal["single_label", "multi_label", "regression"]
 
@@ -80,8 +83,34 @@ class Mixture:
         return device_of(self.parts[0])
 
 
-Told = Logits | Mixture
-"""What a teacher says: dense logits [N, V], their parts, or those of several models."""
+@dataclass(frozen=True)
+class Regrouped:
+    """Logits [N, V_s] of a teacher who has more tokens than its student: where it would go on with a token that the
+    student lacks, it goes on with the first of the tokens that the student spells that one with.
+
+    p(s) is the sum of the teacher's probabilities of all tokens that begin so: the exact distribution of the next token
+    of a text that is written in the student's tokens, as far as the teacher's own is one over texts.
+    """
+
+    inner: Logits | Mixture
+    known: Known
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    @property
+    def width(self) -> int:
+        """V_s."""
+        return len(self.known.outputs)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return device_of(self.inner)
+
+
+Told = Logits | Mixture | Regrouped
+"""What a teacher says: dense logits [N, V], their parts, those of several models, or all that in a student's tokens."""
 
 
 class Blocks(Protocol):
@@ -113,8 +142,32 @@ class _Mixed:
         return found
 
 
+class _Grouped:
+    """A teacher's blocks in its student's tokens; its own are made some rows at a time, as they may be much wider."""
+
+    def __init__(self, regrouped: Regrouped) -> None:
+        self._inner, self._known, self._rows = blocks_of(regrouped.inner), regrouped.known, len(regrouped)
+        self._step = max(_BLOCK // width_of(regrouped.inner), 1)
+
+    def block(self, rows: Rows) -> Tensor:
+        """See `Blocks`."""
+        if isinstance(rows, Tensor):
+            return torch.cat([self._moved(some) for some in rows.split(self._step)])
+        start, stop, _ = rows.indices(self._rows)
+        starts = range(start, max(stop, start + 1), self._step)
+        return torch.cat([self._moved(slice(at, min(at + self._step, stop))) for at in starts])
+
+    def _moved(self, rows: Rows) -> Tensor:
+        told, known = arithmetic(self._inner.block(rows)).log_softmax(-1), self._known
+        own, others = (told.index_select(1, which) for which in (known.outputs, known.others))
+        sums = torch.zeros_like(own).index_add_(1, known.starts, others.exp_())
+        return torch.logaddexp(own, sums.log_())
+
+
 def blocks_of(told: Told) -> Blocks:
     """How to make blocks of logits."""
+    if isinstance(told, Regrouped):
+        return _Grouped(told)
     return _Mixed(told) if isinstance(told, Mixture) else Head.of(told)
 
 
@@ -137,6 +190,8 @@ def rows_of(told: Told, rows: Tensor) -> Told:
     """The same of some rows, int64 [n], in this order; a row may stand there twice. Where there are none at all, what
     comes is of no meaning.
     """
+    if isinstance(told, Regrouped):
+        return replace(told, inner=rows_of(told.inner, rows))
     if not isinstance(told, Mixture):
         return _some(told, rows)
     if told.route is None or told.places is None:
@@ -154,8 +209,18 @@ def _picked(values: Tensor, rows: Tensor) -> Tensor:
     return values[rows] if len(values) else values.new_zeros(len(rows), *values.shape[1:])
 
 
+def in_tokens_of(told: Told, known: Known) -> Told:
+    """The same over a student's tokens, on the same device as `told`."""
+    known = known.to(device_of(told))
+    if not len(known.others):
+        return outputs_of(told, known.outputs)
+    assert not isinstance(told, Regrouped), "a teacher has one student at a time"
+    return Regrouped(told, known)
+
+
 def outputs_of(told: Told, outputs: Tensor) -> Told:
-    """The same with some of the outputs, int64, in this order."""
+    """The same with some of the outputs, int64, in this order; their softmax runs over these alone."""
+    assert not isinstance(told, Regrouped), "outputs are chosen before they are regrouped"
     if isinstance(told, Mixture):
         return replace(told, parts=tuple(_cut(part, outputs) for part in told.parts))
     return _cut(told, outputs)

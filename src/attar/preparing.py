@@ -89,20 +89,20 @@ def _language(ground: Ground, student: Student, stages: Stages, progress: Progre
     for model, processor in (*teachers, (student.model, student.processor)):
         verify_head(model, made_up_row(processor, task))
     _require_one_language(ground, student)
-    outputs, spec = shared_by(ground, student.model, student.processor), ground.recipe.teacher
+    known, spec = shared_by(ground, student.model, student.processor), ground.recipe.teacher
     rollouts = ground.recipe.rollouts
-    if rollouts is not None and rollouts.source == "vllm" and outputs is not None:
+    if rollouts is not None and rollouts.source == "vllm" and known is not None:
         raise PlanError(
             "rollouts.source: the served teacher writes tokens by its own numbers, and this student has others. Use a "
             "student with all of the teacher's tokens, or source: student."
         )
     if isinstance(spec, StoredTeacherSpec):
         ground.store = stages.read(
-            "signals", lambda: open_language(ground, spec, student.processor, outputs), lambda store: store.manifest.key
+            "signals", lambda: open_language(ground, spec, student.processor, known), lambda store: store.manifest.key
         )
     elif not ground.live:
-        ground.store = label_language(ground, spec, student.processor, outputs, _about(ground), stages, progress)
-    ground.truncated = _cut_rows(ground, ground.processor if outputs is None else student.processor, stages.say)
+        ground.store = label_language(ground, spec, student.processor, known, _about(ground), stages, progress)
+    ground.truncated = _cut_rows(ground, ground.processor if known is None else student.processor, stages.say)
     return ground
 
 

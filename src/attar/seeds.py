@@ -166,19 +166,19 @@ def _train(
 
 def _stored(ground: Ground, student: Student, encoded: Encoded, wanted: Wanted) -> StoreReader:
     if isinstance(encoded, Sequences):
-        outputs = shared_by(ground, student.model, student.processor)
-        return ground.token_reader(ground.taught(encoded, ground.rows, outputs))
+        known = shared_by(ground, student.model, student.processor)
+        return ground.token_reader(ground.taught(encoded, ground.rows, known))
     return ground.reader(ground.rows, wanted)
 
 
 def _live(ground: Ground, student: Student, encoded: Encoded, terms: Terms, pair: Paired | None) -> LiveTeacher:
     """The teacher with its view of the rows, which is the student's own where both read by one processor."""
     assert ground.teacher is not None, "live signals need a model"
-    teacher, outputs = ground.teacher, shared_by(ground, student.model, student.processor)
+    teacher, known = ground.teacher, shared_by(ground, student.model, student.processor)
     if pair is not None:
         theirs = ground.taught(pair.teacher, ground.rows)
     elif isinstance(encoded, Sequences):
-        theirs = ground.taught(encoded, ground.rows, outputs)
+        theirs = ground.taught(encoded, ground.rows, known)
     else:
         same = student.processor is ground.processor
         theirs = encoded if same else ground.task.encode(ground.rows, ground.processor)
@@ -188,7 +188,7 @@ def _live(ground: Ground, student: Student, encoded: Encoded, terms: Terms, pair
         encoded=theirs,
         processor=ground.processor,
         wanted=teacher.resolve(terms.wanted_teacher),
-        outputs=outputs,
+        known=known,
         alike=pair is None or terms.one_by_one,
         spans=None if pair is None else (pair.student_spans, pair.teacher_spans),
     )

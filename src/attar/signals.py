@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from attar.errors import TeacherError, TrainingError
 from attar.heads import body_states, project
 from attar.hooks import AttentionKey, ask_with_taps, find_taps, no_taps
+from attar.known import Known
 from attar.logits import Logits
-from attar.mixture import Told, dense, outputs_of
+from attar.mixture import Told, dense, in_tokens_of
 
 Pool = Literal["mean", "first", "none", "map"]
 
@@ -96,9 +97,9 @@ class Signals:
         given: dict[str, Any] = {**fields, "few": few}
         return cls(**given)
 
-    def of_outputs(self, outputs: Tensor) -> Signals:
-        """The same with some of the logits, in this order; their softmax runs over these alone."""
-        return replace(self, logits=None if self.logits is None else outputs_of(self.logits, outputs))
+    def in_tokens_of(self, known: Known) -> Signals:
+        """The same with logits over a student's tokens."""
+        return replace(self, logits=None if self.logits is None else in_tokens_of(self.logits, known))
 
     @property
     def dense_logits(self) -> Tensor | None:

@@ -10,6 +10,7 @@ from datasets import Dataset
 from attar.errors import TrainingError
 from attar.evaluation.language import agreement, evaluate_language, perplexity
 from attar.evaluation.tokens import COLUMN, Reader, ask_about_rows
+from attar.known import Known
 from attar.recipe.outcome import ReportSpec
 from attar.recipe.task import CausalLMSpec
 from attar.students.vocabulary import reduce_vocabulary
@@ -22,8 +23,8 @@ TEACHER = tiny_llama(TOKENIZER)
 ROWS = Dataset.from_dict({"text": [*TEXTS[:6], " ".join(TEXTS[6:10]), "zoology, 42 quizzes"], "slice": [*"aaabbbbb"]})
 
 
-def reader(model: torch.nn.Module, tokenizer: object = TOKENIZER, outputs: torch.Tensor | None = None) -> Reader:
-    return Reader(model, TASK.encode(ROWS, tokenizer), tokenizer, outputs)
+def reader(model: torch.nn.Module, tokenizer: object = TOKENIZER, known: Known | None = None) -> Reader:
+    return Reader(model, TASK.encode(ROWS, tokenizer), tokenizer, known)
 
 
 def surprise(model: torch.nn.Module, tokenizer: object) -> np.ndarray:
@@ -56,7 +57,7 @@ def test_a_student_that_cuts_a_text_otherwise_is_still_asked_about_all_of_it() -
     """Its vocabulary lacks the last rows' words: their surprise counts, their tokens are not compared one by one."""
     reduced = reduce_vocabulary(TOKENIZER, TEXTS[:3])
     student = tiny_llama(reduced.tokenizer, hidden=16, layers=1, seed=3)
-    ours = reader(student, reduced.tokenizer, torch.tensor(reduced.kept))
+    ours = reader(student, reduced.tokenizer, Known(torch.tensor(reduced.kept)))
     assert len(ours.encoded) > len(reader(TEACHER).encoded)
     found = ask_about_rows({"student": ours}, reader(TEACHER), TASK, len(ROWS), batch_tokens=40)
     np.testing.assert_allclose(found["student"][:, COLUMN.nll], surprise(student, reduced.tokenizer), rtol=1e-4)

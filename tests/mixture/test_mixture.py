@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from scipy.special import expit, log_softmax, logsumexp, softmax
 from torch import Tensor
 
+from attar.known import Known
 from attar.logits import Projection
-from attar.mixture import Mixture, blocks_of, combined, dense, outputs_of, rows_of, width_of
+from attar.mixture import Mixture, blocks_of, combined, dense, in_tokens_of, outputs_of, rows_of, width_of
 from attar.objectives.reduction.rows import reduce_rows
 from attar.objectives.reduction.share import Share, Term
 from attar.objectives.response import forward_kl
@@ -110,6 +111,26 @@ def test_blocks_of_a_mixture_are_those_of_all_its_logits(combine: Any) -> None:
     kept = torch.tensor([4, 0])
     few = [part.dense()[:, kept] for part in parts]
     torch.testing.assert_close(dense(outputs_of(mixture, kept)), combined(few, WEIGHTS, combine, "single_label"))
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_in_a_student_s_tokens_what_it_lacks_goes_to_the_first_it_spells_that_with(mixed: bool) -> None:
+    """Against float64 numpy: probabilities of the teacher's tokens summed by the student's they begin with."""
+    parts = heads(OUTPUTS, OUTPUTS, OUTPUTS)
+    told = Mixture(parts, WEIGHTS) if mixed else parts[0]
+    known = Known(torch.tensor([4, 0, 2]), others=torch.tensor([1, 6, 5]), starts=torch.tensor([2, 0, 2]))
+    p = softmax(dense(told).numpy(), axis=1)
+    sums = np.stack([p[:, 4] + p[:, 6], p[:, 0], p[:, 2] + p[:, 1] + p[:, 5]], axis=1)
+    regrouped = in_tokens_of(told, known)
+    assert (len(regrouped), width_of(regrouped)) == (ROWS, 3)
+    np.testing.assert_allclose(np.exp(dense(regrouped).numpy()), sums, rtol=1e-12)
+    some = torch.tensor([3, 3, 0])
+    np.testing.assert_allclose(np.exp(dense(rows_of(regrouped, some)).numpy()), sums[some], rtol=1e-12)
+    blocks = blocks_of(regrouped)
+    np.testing.assert_allclose(np.exp(blocks.block(slice(2, 5)).numpy()), sums[2:5], rtol=1e-12)
+    assert blocks.block(slice(0, 0)).shape == (0, 3)
+    cut = in_tokens_of(told, Known(torch.tensor([4, 0])))
+    torch.testing.assert_close(dense(cut), dense(outputs_of(told, torch.tensor([4, 0]))))
 
 
 def test_routed_rows_are_the_words_of_their_own_model() -> None:

@@ -29,7 +29,8 @@ def test_the_same_tokens_need_no_map() -> None:
 def test_tokens_that_moved_are_found() -> None:
     found = shared_outputs(Words("c", "a"), Words("a", "b", "c"), student_width=2, teacher_width=3)
     assert found is not None
-    assert found.tolist() == [2, 0]
+    assert found.outputs.tolist() == [2, 0]
+    assert len(found.others) == 0
 
 
 def test_a_reduced_vocabulary_is_found_in_its_teacher_s() -> None:
@@ -37,14 +38,26 @@ def test_a_reduced_vocabulary_is_found_in_its_teacher_s() -> None:
     reduced = reduce_vocabulary(teacher, TEXTS[:2])
     found = shared_outputs(reduced.tokenizer, teacher, student_width=len(reduced.kept), teacher_width=len(teacher))
     assert found is not None
-    assert found.tolist() == reduced.kept
-    assert torch.equal(found, torch.tensor(reduced.kept))
+    assert torch.equal(found.outputs, torch.tensor(reduced.kept))
+
+
+def test_a_token_that_is_lacking_begins_as_the_student_spells_it() -> None:
+    """By the texts themselves: a word of the teacher's begins with what the student's tokenizer begins it with."""
+    teacher = tiny_bpe()
+    ours = reduce_vocabulary(teacher, TEXTS[:2]).tokenizer
+    found = shared_outputs(ours, teacher, student_width=len(ours), teacher_width=len(teacher))
+    assert found is not None
+    lost = sorted(set(range(len(teacher))) - set(found.outputs.tolist()))
+    assert found.others.tolist() == lost != []
+    words = [(number, teacher.decode([number])) for number in lost if teacher.decode([number]).isascii()]
+    starts = dict(zip(found.others.tolist(), found.starts.tolist(), strict=True))
+    assert [starts[number] for number, _ in words] == [ours(word)["input_ids"][0] for _, word in words]
 
 
 def test_padding_alike_on_both_sides_is_kept() -> None:
     found = shared_outputs(Words("b", "a"), Words("a", "b", "c"), student_width=3, teacher_width=4)
     assert found is not None
-    assert found.tolist() == [1, 0, 3]
+    assert found.outputs.tolist() == [1, 0, 3]
 
 
 def test_what_cannot_be_compared_is_told() -> None:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from attar import storage
 from attar.errors import StorageError, StoreError, TeacherError
+from attar.known import Known
 from attar.objectives.terms.terms import Terms
 from attar.recipe.objectives import ForwardKLSpec, SparseKLSpec
 from attar.recipe.targets import SampledTargetsSpec, TargetsSpec, TopKTargetsSpec
@@ -244,7 +245,7 @@ def test_long_texts_become_rows_of_their_own(tmp_path: Path) -> None:
 
 def losses(
     store: TokenStore, targets: TargetsSpec, spec: Any, *, temperature: float = 1.0, student: Any = None,
-    encoded: Sequences = ENCODED, processor: Any = TOKENIZER, outputs: torch.Tensor | None = None, rows: int = 64,
+    encoded: Sequences = ENCODED, processor: Any = TOKENIZER, known: Known | None = None, rows: int = 64,
 ) -> tuple[float, float, dict[str, torch.Tensor], dict[str, torch.Tensor]]:  # fmt: skip
     """Loss and gradients of one batch: with stored signals, and with forward_kl to the live teacher."""
     found: list[Any] = []
@@ -253,9 +254,8 @@ def losses(
         model.zero_grad()
         specs = [spec if stored else ForwardKLSpec(kind="forward_kl", temperature=temperature)]
         terms = Terms(specs, problem="single_label", targets=targets if stored else None, seed=0)
-        live = LiveTeacher(teacher_of().model.model, ENCODED, TOKENIZER, terms.wanted_teacher, outputs)
-        numbers = None if outputs is None else outputs.numpy()
-        signals = store.token_reader(sequence_keys(renumbered(encoded, numbers))) if stored else None
+        live = LiveTeacher(teacher_of().model.model, ENCODED, TOKENIZER, terms.wanted_teacher, known)
+        signals = store.token_reader(sequence_keys(renumbered(encoded, known))) if stored else None
         given = TrainingRows(encoded, processor, signals=signals, live=None if stored else live)
         collate = Collator(given, TASK, seed=0, token_dropout=0.0, subword_dropout=0.0, mixup=0.0, in_place=False)
         batch = collate(Batch(np.random.default_rng(3).permutation(len(encoded))[:rows], 0, 0))
@@ -295,15 +295,16 @@ def test_a_batch_has_the_loss_and_gradient_of_a_live_teacher(
 def test_a_reduced_student_learns_what_a_live_teacher_says_of_its_tokens(tmp_path: Path) -> None:
     processor = reduce_vocabulary(TOKENIZER, TASK.texts(ROWS, TOKENIZER)).tokenizer
     model = tiny_llama(processor, hidden=16, layers=1, seed=2)
-    outputs = shared_outputs(processor, TOKENIZER, student_width=len(processor), teacher_width=len(TOKENIZER))
-    assert outputs is not None
+    known = shared_outputs(processor, TOKENIZER, student_width=len(processor), teacher_width=len(TOKENIZER))
+    assert known is not None
+    assert len(known.others) > 0
     encoded = TASK.encode(ROWS, processor)
     assert np.array_equal(encoded.labels, ENCODED.labels)
-    store = make(tmp_path, NEARLY_ALL, outputs=outputs)
-    assert store.manifest.widths == {TOKENS: len(outputs)}
+    store = make(tmp_path, NEARLY_ALL, known=known)
+    assert store.manifest.widths == {TOKENS: len(known.outputs)}
     ours, theirs, slopes, exact = losses(
         store, NEARLY_ALL, ForwardKLSpec(kind="forward_kl"), student=model, encoded=encoded, processor=processor,
-        outputs=outputs,
+        known=known,
     )  # fmt: skip
     assert ours == pytest.approx(theirs, rel=2e-3)
     for name, value in exact.items():

@@ -16,6 +16,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
+from attar.known import Known
 from attar.recipe.objectives import (
     ContrastiveSkewSpec,
     ForwardKLSpec,
@@ -297,7 +298,7 @@ def test_a_teacher_with_other_numbers_scores_the_same_tokens(tmp_path: Path) -> 
     outputs = torch.arange(len(TOKENIZER)).flip(0)
     theirs = replace(ENCODED, inputs={"input_ids": [outputs.numpy()[ids] for ids in ENCODED.inputs["input_ids"]]})
     terms = terms_of(REVERSE)
-    live = LiveTeacher(tiny_llama(TOKENIZER), theirs, TOKENIZER, terms.wanted_teacher, outputs)
+    live = LiveTeacher(tiny_llama(TOKENIZER), theirs, TOKENIZER, terms.wanted_teacher, Known(outputs))
     trainer = trainer_of(tmp_path, written=rollouts(), rows=TrainingRows(ENCODED, TOKENIZER, live=live))
     (sample,) = first_step(trainer)
     ours, view = answers_in(sample), answers_in(sample, "view", "view_positions")

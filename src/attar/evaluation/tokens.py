@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from attar.errors import TrainingError
-from attar.mixture import Told, blocks_of, rows_of, width_of
+from attar.known import Known
+from attar.mixture import Told, blocks_of, in_tokens_of, rows_of, width_of
 from attar.signals import Wanted, ask
 from attar.tasks.base import Processor, Task
 from attar.tasks.sequences import Sequences, targets_of
@@ -36,7 +37,7 @@ class Column(NamedTuple):
     compared: int = 2
     """Tokens that both the teacher and the model tell one by one."""
     kl: int = 3
-    """KL(teacher || model) over these, nats; over the tokens that the model knows."""
+    """KL(teacher || model) over these, nats; over the model's tokens (see `Regrouped`)."""
     same: int = 4
     """Of these, those for which both have the same likeliest token."""
 
@@ -51,8 +52,8 @@ class Reader:
     model: nn.Module
     encoded: Sequences
     processor: Processor
-    outputs: Tensor | None = None
-    """int64: which of the teacher's tokens it knows, in its order; None: the same ones."""
+    known: Known | None = None
+    """Which of the teacher's outputs it has; None: the same ones."""
     dense: bool = False
     """It only gives whole logits, as an exported file does, and no states that a head would project."""
     alike: bool = True
@@ -145,20 +146,20 @@ def _ask_batch(
         _add(found[name], ours, _surprise(ours), COLUMN.nll)
         if not reader.alike:
             continue
-        alike = _alike(ours, theirs, there, len(chosen), reader.outputs)
+        alike = _alike(ours, theirs, there, len(chosen), reader.known)
         one, other = alike[ours.sequences], np.isin(theirs.sequences, there[alike])
-        kl, same = _compared(ours, theirs, one, other, reader.outputs)
+        kl, same = _compared(ours, theirs, one, other, reader.known)
         owners = ours.owners[one]
         for column, values in ((COLUMN.compared, np.ones(len(owners))), (COLUMN.kl, kl), (COLUMN.same, same)):
             np.add.at(found[name][:, column], owners, values)
 
 
-def _alike(ours: _Answer, theirs: _Answer, there: np.ndarray, sequences: int, outputs: Tensor | None) -> np.ndarray:
+def _alike(ours: _Answer, theirs: _Answer, there: np.ndarray, sequences: int, known: Known | None) -> np.ndarray:
     """Which of the model's sequences have the teacher's tokens, one by one: bool, one for each of `there`."""
     counts = [np.bincount(side.sequences, minlength=sequences) for side in (theirs, ours)]
     alike = counts[0][there] == counts[1][: len(there)]
     one, other = alike[ours.sequences], np.isin(theirs.sequences, there[alike])
-    ids = ours.labels if outputs is None else outputs.to(ours.labels.device)[ours.labels]
+    ids = ours.labels if known is None else known.outputs.to(ours.labels.device)[ours.labels]
     wrong = (ids.cpu().numpy()[one] != theirs.labels.cpu().numpy()[other]).nonzero()[0]
     alike[np.unique(ours.sequences[one][wrong])] = False
     return alike
@@ -194,24 +195,18 @@ def _surprise(answer: _Answer) -> np.ndarray:
 
 
 def _compared(
-    ours: _Answer, theirs: _Answer, one: np.ndarray, other: np.ndarray, outputs: Tensor | None
+    ours: _Answer, theirs: _Answer, one: np.ndarray, other: np.ndarray, known: Known | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """KL to the teacher, and whether both choose the same token, of the tokens that both tell: float64 [R] each."""
     student = rows_of(ours.logits, torch.from_numpy(np.flatnonzero(one)).to(ours.labels.device))
     teacher = rows_of(theirs.logits, torch.from_numpy(np.flatnonzero(other)).to(ours.labels.device))
     kl: list[Tensor] = []
     same: list[Tensor] = []
-    heads = blocks_of(student), blocks_of(teacher)
-    for block in _blocks(len(student), max(width_of(student), width_of(teacher))):
-        q, full = heads[0].block(block).log_softmax(-1), heads[1].block(block)
-        best = full.argmax(-1)
-        if outputs is not None:
-            known = outputs.to(full.device)
-            full = full[:, known]
-            same.append(known[q.argmax(-1)] == best)
-        else:
-            same.append(q.argmax(-1) == best)
-        p = full.log_softmax(-1)
+    widest = max(width_of(student), width_of(teacher))
+    heads = blocks_of(student), blocks_of(teacher if known is None else in_tokens_of(teacher, known))
+    for block in _blocks(len(student), widest):
+        q, p = (head.block(block).log_softmax(-1) for head in heads)
+        same.append(q.argmax(-1) == p.argmax(-1))
         kl.append((p.exp() * (p - q)).sum(-1))
     if not kl:
         return np.zeros(0), np.zeros(0)

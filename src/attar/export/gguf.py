@@ -24,7 +24,8 @@ from attar.storage import atomic_file
 from attar.teachers.gguf_llama import EMBEDDING, HEAD, LAYER, NORM, ROPE, layer_name, together
 
 Precision = Literal["f32", "f16", "q8_0", "q4_0"]
-"""Of matrices, embeddings and head included; vectors are always float32. q8_0 and q4_0: one scale for 32 numbers."""
+"""Of matrices; vectors are always float32. q8_0 and q4_0: one scale for 32 numbers. In q4_0 embeddings and head keep
+q8_0: they are what tells words apart (llama.cpp's own files keep six bits there)."""
 _BLOCK = 32
 _LARGEST = 65504.0
 """Of a half, which scales are as well."""
@@ -119,17 +120,19 @@ def _tensors(model: PreTrainedModel, precision: Precision) -> list[_Tensor]:
     if extra := sorted(state.keys() - {*targets.values(), "lm_head.weight"}):
         raise _beyond(f"weights besides a Llama's own, such as {extra[0]} (merge adapters before the export)")
     found = [
-        _Tensor(name, state[target], _kind(state[target], precision), heads.get(name))
+        _Tensor(name, state[target], _kind(name, state[target], precision), heads.get(name))
         for name, target in targets.items()
     ]
     factors = _rope_factors(config)
     return found if factors is None else [*found, _Tensor(ROPE, factors, "F32")]
 
 
-def _kind(weight: Tensor, precision: Precision) -> str:
+def _kind(name: str, weight: Tensor, precision: Precision) -> str:
     if weight.dim() < 2:
         return "F32"
-    return "F16" if precision.startswith("q") and weight.shape[-1] % _BLOCK else precision.upper()
+    if precision.startswith("q") and weight.shape[-1] % _BLOCK:
+        return "F16"
+    return "Q8_0" if precision == "q4_0" and name in (EMBEDDING, HEAD) else precision.upper()
 
 
 def _rope_factors(config: Any) -> Tensor | None:

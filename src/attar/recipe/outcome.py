@@ -63,7 +63,8 @@ class GGUFSpec(Spec):
 
     kind: Literal["gguf"]
     precision: Literal["f16", "q8_0", "q4_0"] = Field(
-        default="q8_0", description="q8_0 and q4_0 have one scale for 32 numbers, embeddings too."
+        default="q8_0",
+        description="q8_0 and q4_0 have one scale for 32 numbers, embeddings too (which keep 8 bits in q4_0).",
     )
     min_agreement: Fraction | None = Field(
         default=None, description="Least share of tokens with the same likeliest one; absent: by precision."

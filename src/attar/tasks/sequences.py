@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from attar.hashing import hash_bytes
+from attar.known import Known
 from attar.tasks.base import Encoded
 
 
@@ -38,12 +39,13 @@ def sequence_keys(encoded: Sequences) -> list[str]:
     return keys if encoded.route is None else routed_keys(keys, encoded.route)
 
 
-def renumbered(encoded: Sequences, outputs: np.ndarray | None) -> Sequences:
-    """The student's sequences with the teacher's number of each token (`outputs` int64, by the student's; None: they
-    are the same): what a teacher reads that has all of the student's tokens, and spells some texts in fewer of its own.
+def renumbered(encoded: Sequences, known: Known | None) -> Sequences:
+    """The student's sequences with the teacher's number of each token (None: they are the same): what a teacher reads
+    that has all of the student's tokens, and spells some texts in fewer of its own.
     """
-    if outputs is None:
+    if known is None:
         return encoded
+    outputs = known.outputs.numpy()
     ids = [outputs[one] for one in encoded.inputs["input_ids"]]
     return replace(encoded, inputs={**encoded.inputs, "input_ids": ids})
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
-from torch import Tensor
 
 from attar.errors import PlanError
+from attar.known import Known
 from attar.recipe.nearest import listed
 from attar.recipe.objectives import CROSS_KINDS
 from attar.tasks.base import Processor
@@ -15,9 +16,9 @@ from attar.tasks.base import Processor
 _SHOWN = 5
 
 
-def shared_outputs(student: Processor, teacher: Processor, *, student_width: int, teacher_width: int) -> Tensor | None:
-    """For each of the student's logits the place of the same token among the teacher's, int64 [V_s]; None where all
-    stand at the same place.
+def shared_outputs(student: Processor, teacher: Processor, *, student_width: int, teacher_width: int) -> Known | None:
+    """For each of the student's logits the place of the same token among the teacher's, and for each token that the
+    student lacks the one by which its tokenizer begins to spell it; None where all stand at the same place.
 
     Widths are those of the heads. A head that is padded beyond its tokenizer is cut where both are padded alike;
     otherwise, and where the student has a token that the teacher lacks, PlanError says which.
@@ -51,7 +52,24 @@ def shared_outputs(student: Processor, teacher: Processor, *, student_width: int
             "student's embeddings to its tokenizer (model.resize_token_embeddings(len(tokenizer)))."
         )
     behind = [places[ours[number]] for number in range(len(ours))]
-    return torch.tensor([*behind, *range(teacher_width - padding, teacher_width)], dtype=torch.int64)
+    outputs, shared = [*behind, *range(teacher_width - padding, teacher_width)], set(behind)
+    spelled = _spelled(student, teacher, {number: token for number, token in theirs.items() if number not in shared})
+    others, starts = ([pair[side] for pair in spelled] for side in (0, 1))
+    return Known(*(torch.tensor(numbers, dtype=torch.int64) for numbers in (outputs, others, starts)))
+
+
+def _spelled(student: Processor, teacher: Processor, lost: Mapping[int, str]) -> list[tuple[int, int]]:
+    """The teacher's number of each token that is lost, and the student's of the one that it then begins with. Tokens
+    that are no part of texts are left out, and all where no backend tells how texts are spelled.
+    """
+    backend = getattr(student, "backend_tokenizer", None)
+    if backend is None:
+        return []
+    special = cast("set[int]", set(getattr(teacher, "added_tokens_decoder", ())))
+    spelled = (
+        (number, backend.model.tokenize(token)) for number, token in sorted(lost.items()) if number not in special
+    )
+    return [(number, pieces[0].id) for number, pieces in spelled if pieces]
 
 
 def knows_others(student: Processor, teacher: Processor) -> bool:

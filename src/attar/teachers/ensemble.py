@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from attar.errors import TeacherError
 from attar.logits import Logits
-from attar.mixture import Combine, Mixture, Problem, Told, combined
+from attar.mixture import Combine, Mixture, Problem, Regrouped, Told, combined
 from attar.signals import Signals, Speaker, Wanted, ask
 from attar.tasks.base import ROUTE
 
@@ -92,7 +92,7 @@ def models_of(teacher: nn.Module) -> list[nn.Module]:
 
 def _logits(signals: Signals) -> Logits:
     assert signals.logits is not None, "logits are wanted"
-    assert not isinstance(signals.logits, Mixture), "a member is a model"
+    assert not isinstance(signals.logits, Mixture | Regrouped), "a member is a model"
     return signals.logits
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from attar.errors import TeacherError
+from attar.known import Known
 from attar.mixture import Told, blocks_of, width_of
 from attar.precision import as_in_training, rounded_products
 from attar.signals import Wanted, ask
@@ -67,7 +68,7 @@ def label_tokens(
     store: Path,
     key_facts: Mapping[str, Any],
     *,
-    outputs: Tensor | None = None,
+    known: Known | None = None,
     about: Mapping[str, Any] | None = None,
     batch_tokens: int = 8192,
     precision: str = "fp32",
@@ -76,8 +77,8 @@ def label_tokens(
 ) -> TokenStore:
     """Make sure that the store below `store` holds what the teacher says of all sequences, and open it.
 
-    `encoded_by_split`: sequences as the teacher reads them, with their keys (see `sequence_keys`). `outputs` int64:
-    which of the teacher's tokens are told of, in this order; None: all. `precision`: of the teacher's arithmetic, as in
+    `encoded_by_split`: sequences as the teacher reads them, with their keys (see `sequence_keys`). `known`: the
+    student's tokens, which are told of; None: the teacher's. `precision`: of the teacher's arithmetic, as in
     training. The rest, and the errors, as in `label`.
     """
     teacher.model.to(device)
@@ -86,7 +87,7 @@ def label_tokens(
 
     def make(piece: Piece, tell: Tell) -> tuple[ShardFacts, dict[str, int]]:
         width, taken = take_tokens(
-            teacher, task, encoded_by_split[piece.split][0], piece.rows, piece.keys, form, outputs=outputs,
+            teacher, task, encoded_by_split[piece.split][0], piece.rows, piece.keys, form, known=known,
             batch_tokens=batch_tokens, precision=precision, device=device, split=piece.split, tell=tell,
         )  # fmt: skip
         packed = form.pack(taken.few, taken.keys, row_starts(taken.lengths))
@@ -111,7 +112,7 @@ def take_tokens(
     keys: Sequence[str],
     form: Form,
     *,
-    outputs: Tensor | None = None,
+    known: Known | None = None,
     batch_tokens: int = 8192,
     precision: str = "fp32",
     device: str = "cpu",
@@ -131,7 +132,7 @@ def take_tokens(
         counts = lengths[batch]
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         places = np.repeat(ends[batch] - counts, counts) + within
-        logits = _project(teacher, task, encoded, rows[batch], outputs, precision, device)
+        logits = _project(teacher, task, encoded, rows[batch], known, precision, device)
         width, head = width_of(logits), blocks_of(logits)
         step = max(_BLOCK // width, 1)
         for start in range(0, max(len(places), 1), step):
@@ -149,7 +150,7 @@ def _project(
     task: Task,
     encoded: Sequences,
     rows: np.ndarray,
-    outputs: Tensor | None,
+    known: Known | None,
     precision: str,
     device: str,
 ) -> Told:
@@ -157,7 +158,7 @@ def _project(
     positions = torch.from_numpy(targets_of(encoded, rows).positions).to(device)
     with torch.no_grad(), as_in_training(precision, [one.core for one in teacher.alone.values()], device):
         found = ask(teacher.speaker, inputs, Wanted(), positions)
-        logits = (found if outputs is None else found.of_outputs(outputs.to(device))).logits
+        logits = (found if known is None else found.in_tokens_of(known)).logits
     assert logits is not None, "logits are wanted"
     return logits
 

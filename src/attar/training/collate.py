@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from attar.errors import PlanError, TrainingError
+from attar.known import Known
 from attar.recipe.objectives import CROSS_KINDS
 from attar.tasks.base import NO_LABEL, Task
 from attar.tasks.sequences import Sequences, Targets, targets_of
@@ -113,7 +114,7 @@ class Collator:
         elif live is not None:
             theirs = targets_of(cast("Sequences", live.encoded), rows)
             if live.alike:
-                _require_same_tokens(ours, theirs, rows, live.outputs)
+                _require_same_tokens(ours, theirs, rows, live.known)
             made["view"] = self.task.batch(live.encoded, rows, live.processor)
             made["view_positions"] = torch.from_numpy(theirs.positions)
             if live.spans is not None:
@@ -136,8 +137,8 @@ class Collator:
         return {**made, "partner_labels": made["labels"][partner], "share": share}
 
 
-def _require_same_tokens(ours: Targets, theirs: Targets, rows: np.ndarray, outputs: Tensor | None) -> None:
-    """Both sides must tell the same tokens, one by one; `outputs`: which of the teacher's each of the student's is."""
+def _require_same_tokens(ours: Targets, theirs: Targets, rows: np.ndarray, known: Known | None) -> None:
+    """Both sides must tell the same tokens, one by one, by the teacher's numbers for those that the student has."""
     counts = [np.bincount(side.sequences, minlength=len(rows)) for side in (ours, theirs)]
     differing = np.flatnonzero(counts[0] != counts[1])
     if len(differing):
@@ -146,7 +147,7 @@ def _require_same_tokens(ours: Targets, theirs: Targets, rows: np.ndarray, outpu
             f"sequence {int(rows[row])}: the student reads {int(counts[0][row])} learned tokens, the teacher "
             f"{int(counts[1][row])}: their tokenizers or chat templates cut this text differently. {_TOKENS_ALIKE}"
         )
-    told = ours.labels if outputs is None else outputs.cpu().numpy()[ours.labels]
+    told = ours.labels if known is None else known.outputs.cpu().numpy()[ours.labels]
     other = np.flatnonzero(told != theirs.labels)
     if len(other):
         at = int(other[0])

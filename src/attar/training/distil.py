@@ -108,7 +108,7 @@ class Distil(nn.Module):
             model.eval()
         with torch.no_grad():
             found = ask(model, view, self._live.wanted, positions)
-        return found if self._live.outputs is None else found.of_outputs(self._live.outputs)
+        return found if self._live.known is None else found.in_tokens_of(self._live.known)
 
 
 def recompute_layers(model: nn.Module, on: bool = True) -> None:

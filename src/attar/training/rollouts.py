@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from attar.facts import RolloutFacts
 from attar.generation import Sampling, alike, ends_of
 from attar.heads import head_width
+from attar.known import Known
 from attar.objectives.sequence import on_policy
 from attar.recipe.rollouts import RolloutsSpec
 from attar.tasks.base import NO_LABEL, Encoded, Processor, Task
@@ -196,7 +197,7 @@ class Rollouts:
         ours = with_answers(cast("Sequences", source.student), rows, chosen)
         live = source.live
         if live is not None:
-            live = replace(live, encoded=self._theirs(live.encoded, rows, chosen, ours, live.outputs))
+            live = replace(live, encoded=self._theirs(live.encoded, rows, chosen, ours, live.known))
         written = replace(source, student=ours, live=live)
         collator = Collator(
             written, self.task, seed=0, token_dropout=0.0, subword_dropout=0.0, mixup=0.0, in_place=False
@@ -208,12 +209,12 @@ class Rollouts:
         return made
 
     def _theirs(
-        self, encoded: Encoded, rows: np.ndarray, answers: list[list[int]], ours: Sequences, outputs: Tensor | None
+        self, encoded: Encoded, rows: np.ndarray, answers: list[list[int]], ours: Sequences, known: Known | None
     ) -> Sequences:
         """The teacher's view: its own prompts, and the written tokens by the numbers that it has for them."""
         if encoded is self.rows.student:
             return ours
-        if outputs is not None:
-            numbers = outputs.cpu().numpy()
+        if known is not None:
+            numbers = known.outputs.cpu().numpy()
             answers = [numbers[answer].tolist() for answer in answers]
         return with_answers(cast("Sequences", encoded), rows, answers)

@@ -142,19 +142,19 @@ def _dynamic(student: nn.Module) -> Iterator[tuple[nn.Module, Grid]]:
 
 
 def _blocks(student: nn.Module, precision: str) -> Iterator[tuple[nn.Module, Grid]]:
-    """Blocks along what a layer reads; in int4 embeddings and head keep 8 bits."""
+    """Blocks along what a layer reads; in 4 bits embeddings and head keep 8."""
     head = cast("Any", student).get_output_embeddings()
     for part in student.modules():
         if not isinstance(part, nn.Linear | nn.Embedding | Conv1D):
             continue
+        wide = precision in ("int8", "q8_0") or part is head or isinstance(part, nn.Embedding)
         match precision:
             case "int8" | "int4":
-                wide = precision == "int8" or part is head or isinstance(part, nn.Embedding)
                 grid: Grid = partial(grids.onnx_blocks, bits=8 if wide else 4)
             case _:
                 if part.weight.shape[-1] % grids.BLOCK:
                     continue  # the file keeps it in 16 bits
-                grid = grids.q8_0 if precision == "q8_0" else grids.q4_0
+                grid = grids.q8_0 if wide else grids.q4_0
         yield part, partial(_turned, grid) if isinstance(part, Conv1D) else grid
 
 

@@ -8,10 +8,11 @@ from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 from attar.errors import TrainingError
+from attar.known import Known
 from attar.signals import Signals, Wanted
 from attar.tasks.base import Encoded, Processor
 
@@ -35,8 +36,8 @@ class LiveTeacher:
     encoded: Encoded
     processor: Processor
     wanted: Wanted
-    outputs: Tensor | None = None
-    """int64: which of its logits the student has, in the student's order; None: all."""
+    known: Known | None = None
+    """Which of its outputs the student has; None: all, in the same order."""
     alike: bool = True
     """Whether both sides must read the same tokens."""
     spans: tuple[list[np.ndarray], list[np.ndarray]] | None = None

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from attar.errors import TrainingError
 from attar.logits import Logits
-from attar.mixture import Mixture, Told, device_of, width_of
+from attar.mixture import Mixture, Regrouped, Told, device_of, width_of
 from attar.objectives.chance import row_keys
 from attar.objectives.reduction.share import Share, Term
 from attar.objectives.terms.courses import Moment
@@ -75,8 +75,8 @@ class LogitRows:
         """The student's rows, and by name the share of each term. Raises TrainingError where sides don't fit."""
         logits = present(student.logits, "the student's logits")
         rows = self._rows(logits)
-        if isinstance(rows, Mixture):
-            raise TrainingError("a student is one model: its logits are no mixture.")
+        if isinstance(rows, Mixture | Regrouped):
+            raise TrainingError("a student is one model with tokens of its own: its logits are no mixture.")
         cells = 1  # two-class rows that one row becomes
         if self.problem == "multi_label" and isinstance(logits, Tensor):
             cells = logits.shape[1]
