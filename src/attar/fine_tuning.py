@@ -11,6 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from datasets import Dataset
 from torch import nn
 
 from attar.data.splits import Splits
@@ -18,13 +21,17 @@ from attar.evaluation.exact_match import watched_match
 from attar.evaluation.language import perplexity
 from attar.evaluation.tokens import TEACHER, Reader, ask_about_rows
 from attar.hashing import hash_value
+from attar.known import Known
 from attar.objectives.terms.terms import Terms
 from attar.ranks import ALONE, Ranks
 from attar.recipe.objectives import HardLabelsSpec
 from attar.recipe.teacher import FittingSpec, LocalTeacherSpec
 from attar.recipe.training import TrainingSpec
 from attar.signals import Inside
+from attar.students.vocabulary import reduce_vocabulary
+from attar.tasks.base import Processor
 from attar.tasks.causal_lm import CausalLM
+from attar.tasks.sequences import Sequences, joined, renumbered, sequence_keys, some_of
 from attar.teachers.fitted import FittedFacts, save_fitted
 from attar.teachers.local import load_local
 from attar.teachers.scoring import Progress
@@ -57,6 +64,8 @@ def tune_teacher(
     teacher = load_local(spec, task)
     model, processor = teacher.core.requires_grad_(True), teacher.processor
     rows = task.encode(splits.train, processor)
+    if spec.fitting.min_count > 1:
+        rows = _in_pieces_too(rows, task, splits.train, processor, spec.fitting.min_count)
     held_out = task.encode(splits.validation, processor)
     settings = _settings(spec.fitting, training)
     shaped_by = [
@@ -105,6 +114,17 @@ def tune_teacher(
         save_fitted(model, processor, fitted, out)
         shutil.rmtree(place, ignore_errors=True)
     return fitted
+
+
+def _in_pieces_too(rows: Sequences, task: CausalLM, train: Dataset, processor: Processor, least: int) -> Sequences:
+    """`rows`, and once more those of which a student spells words in pieces that has no token seen less than `least`
+    times: a teacher that never read a word so can neither copy it in pieces nor teach that.
+    """
+    reduced = reduce_vocabulary(processor, task.texts(train, processor), least)
+    spelled = renumbered(task.encode(train, reduced.tokenizer), Known(torch.tensor(reduced.kept)))
+    seen = set(sequence_keys(rows))
+    others = np.array([at for at, key in enumerate(sequence_keys(spelled)) if key not in seen], dtype=np.int64)
+    return joined(rows, some_of(spelled, others))
 
 
 def _settings(fitting: FittingSpec, training: TrainingSpec) -> TrainingSpec:

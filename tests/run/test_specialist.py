@@ -150,6 +150,31 @@ def test_only_answers_are_learned_by_perplexity_too(tmp_path: Path) -> None:
     assert written.text.startswith('{"does":"')
 
 
+def test_rare_words_are_read_in_pieces_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row that a reduced vocabulary spells otherwise stands twice, the same text both times; the others once."""
+    recipe = load_recipe(make(tmp_path))
+    seen: list[Any] = []
+    monkeypatch.setattr("attar.fine_tuning.train", lambda *given, **_: seen.append(given[3]) or stop())
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    for least in (1, 7):
+        fitting = recipe.teacher.fitting.model_copy(update={"min_count": least})  # type: ignore[union-attr]
+        spec = recipe.teacher.model_copy(update={"fitting": fitting})
+        with pytest.raises(KeyboardInterrupt):
+            fine_tuned(recipe.model_copy(update={"teacher": spec}), tmp_path / str(least))
+    once, twice = (one.student for one in seen)
+    tokenizer = seen[0].processor
+    text = [[tokenizer.decode(ids) for ids in one.inputs["input_ids"]] for one in (once, twice)]
+    assert len(once) < len(twice) < 2 * len(once)
+    assert set(text[0]) == set(text[1])
+    assert [text[0][owner] for owner in twice.owners] == text[1]
+    assert np.array_equal(twice.labels, [int(learned.sum()) for learned in twice.learned])
+    again = np.flatnonzero(np.diff(twice.owners) == 0) + 1
+    assert (twice.lengths[again] > twice.lengths[again - 1]).all()
+
+
 def test_fine_tuning_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     recipe = load_recipe(make(tmp_path))
     whole = fine_tuned(recipe, tmp_path / "whole")
@@ -284,6 +309,7 @@ def test_fields_that_do_not_go_together_are_refused(tmp_path: Path, changes: dic
         ({"fit": "probe"}, '"probe" fits classifiers'),
         ({"fitting": {"head_learning_rate": 0.1}}, "a language model's head is no new part"),
         ({"pooling": "mean"}, "nothing is pooled"),
+        ({"fit": "none", "fitting": {"min_count": 3}}, "only a language model that is fine-tuned"),
         ({"model": None, "config": {"model_type": "llama"}}, "has no tokenizer"),
     ],
 )

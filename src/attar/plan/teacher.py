@@ -108,6 +108,11 @@ def _local(recipe: Recipe, spec: LocalTeacherSpec, rows: RowsFound, notes: Notes
         notes.problem(
             ("teacher", "fit"), f'"{spec.fit}" needs labels, and the data has none. Use a teacher with a head.'
         )
+    if spec.fitting.min_count > 1 and not (isinstance(recipe.task, CausalLMSpec) and spec.fit == "full"):
+        notes.problem(
+            ("teacher", "fitting", "min_count"),
+            "only a language model that is fine-tuned (fit: full) reads rare words in pieces, too. Remove it.",
+        )
     if isinstance(recipe.task, CausalLMSpec):
         _writes(spec, checkpoint, notes)
     elif spec.fit == "none" and checkpoint.config:

@@ -29,6 +29,11 @@ class FittingSpec(Spec):
     probe_first: bool = Field(
         default=True, description="`full` starts from the probe's head, where there is one label."
     )
+    min_count: Positive = Field(
+        default=1,
+        description="Of a language model (`full`): rows with tokens seen less often than this are read a second time "
+        "with these in pieces, as a student with this `vocabulary.min_count` will spell them; 1: once.",
+    )
     seed: int = Field(default=0, ge=0, description="Seed of the fitting.")
 
 
