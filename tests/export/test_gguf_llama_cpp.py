@@ -182,7 +182,7 @@ def test_four_bits_answer_as_their_own_weights_do(
     """Against the model itself no bound holds here: these weights lie on another grid of four bits (Q4_1) already."""
     file, (model, tokenizer) = tmp_path / "smollm2.gguf", teacher
     write_gguf(model, tokenizer, file, precision="q4_0", name="SmolLM2-135M-Instruct")
-    assert file.stat().st_size == 77_570_976
+    assert file.stat().st_size == 91_726_752  # 28.3 of its 134.5 million numbers are embeddings, of 8 bits
     runner, (unpacked, _), all_same = opened(file), read_gguf(file), list[bool]()
     for text in prompts(tokenizer):
         ids = tokenizer(text)["input_ids"]
