@@ -31,7 +31,7 @@ from attar.signals import Inside
 from attar.students.vocabulary import reduce_vocabulary
 from attar.tasks.base import Processor
 from attar.tasks.causal_lm import CausalLM
-from attar.tasks.sequences import Sequences, joined, renumbered, sequence_keys, some_of
+from attar.tasks.sequences import Sequences, joined, renumbered, sequence_keys
 from attar.teachers.fitted import FittedFacts, save_fitted
 from attar.teachers.local import load_local
 from attar.teachers.scoring import Progress
@@ -124,7 +124,7 @@ def _in_pieces_too(rows: Sequences, task: CausalLM, train: Dataset, processor: P
     spelled = renumbered(task.encode(train, reduced.tokenizer), Known(torch.tensor(reduced.kept)))
     seen = set(sequence_keys(rows))
     others = np.array([at for at, key in enumerate(sequence_keys(spelled)) if key not in seen], dtype=np.int64)
-    return joined(rows, some_of(spelled, others))
+    return joined(rows, spelled, others)
 
 
 def _settings(fitting: FittingSpec, training: TrainingSpec) -> TrainingSpec:

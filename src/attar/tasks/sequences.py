@@ -50,32 +50,22 @@ def renumbered(encoded: Sequences, known: Known | None) -> Sequences:
     return replace(encoded, inputs={**encoded.inputs, "input_ids": ids})
 
 
-def joined(first: Sequences, second: Sequences) -> Sequences:
-    """The sequences of both, by the rows that they come from; of one row `first`'s stand before. Neither is routed."""
-    order = np.argsort(np.concatenate([first.owners, second.owners]), kind="stable")
-
-    def listed(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> list[np.ndarray]:
-        both = [*one, *other]
-        return [both[at] for at in order.tolist()]
-
+def joined(first: Sequences, second: Sequences, chosen: np.ndarray) -> Sequences:
+    """`first` and the `chosen` of `second`, int64 [n], by the rows that they come from; of one row `first`'s stand
+    before. Neither is routed.
+    """
+    owners = np.concatenate([first.owners, second.owners])
+    taken = np.concatenate([np.arange(len(first)), len(first) + chosen])
+    taken = taken[np.argsort(owners[taken], kind="stable")]
+    both = {name: [*first.inputs[name], *second.inputs[name]] for name in first.inputs}
+    learned = [*first.learned, *second.learned]
     return Sequences(
-        inputs={name: listed(first.inputs[name], second.inputs[name]) for name in first.inputs},  # type: ignore[arg-type]
-        lengths=np.concatenate([first.lengths, second.lengths])[order],
-        labels=np.concatenate([first.labels, second.labels])[order],
-        learned=listed(first.learned, second.learned),
-        owners=np.concatenate([first.owners, second.owners])[order],
-        truncated=first.truncated + second.truncated,
-    )
-
-
-def some_of(encoded: Sequences, chosen: np.ndarray) -> Sequences:
-    """Some of the sequences, int64 [n], in this order. None is routed."""
-    return Sequences(
-        inputs={name: [arrays[at] for at in chosen.tolist()] for name, arrays in encoded.inputs.items()},
-        lengths=encoded.lengths[chosen],
-        labels=encoded.labels[chosen],
-        learned=[encoded.learned[at] for at in chosen.tolist()],
-        owners=encoded.owners[chosen],
+        inputs={name: [arrays[at] for at in taken.tolist()] for name, arrays in both.items()},
+        lengths=np.concatenate([first.lengths, second.lengths])[taken],
+        labels=np.concatenate([first.labels, second.labels])[taken],
+        learned=[learned[at] for at in taken.tolist()],
+        owners=owners[taken],
+        truncated=first.truncated,
     )
 
 
