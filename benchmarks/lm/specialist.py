@@ -5,7 +5,7 @@
 
 The specialist is `recipes/smollm2-snips.yaml` as it stands. The general-purpose student has as many layers of the same
 model, as it comes, and as many tokens in its vocabulary (those most used in its own text); it learns gsm8k by
-forward_kl on as many tokens as the specialist learns from (its rows times their mean length, over all epochs), about as
+forward_kl on as many tokens as the specialist is offered (its rows times their mean length, over all epochs), about as
 many a step. Both are asked as their exported files, `--rows` test rows: the specialist the utterance alone, the general
 one the utterance behind four others with their JSON (few-shot, in its favour: its answer is the first line), and
 without them. Three seeds each, intervals over seeds and rows, paired by rows. `--part` runs one side alone, `--seeds`
@@ -72,7 +72,8 @@ def main() -> None:
     special = attar.distill(recipe, place / "specialist", seeds=args.seeds, say=say)
     if args.part == "specialist":
         return
-    other = general(recipe, special, quick=args.quick)
+    wanted = int(cast("int", special.training["student"].initial["tokens_kept"]))
+    other = general(recipe, wanted, quick=args.quick)
     common = attar.distill(other, place / "general", seeds=args.seeds, say=say)
     if args.part == "general":
         return
@@ -82,9 +83,8 @@ def main() -> None:
     say(table(result))
 
 
-def general(recipe: Recipe, special: RunFacts, *, quick: bool) -> Recipe:
-    """The recipe of the general-purpose student: same layers, as many tokens, as much text."""
-    wanted = int(cast("int", special.training["student"].initial["tokens_kept"]))
+def general(recipe: Recipe, wanted: int, *, quick: bool) -> Recipe:
+    """The recipe of the general-purpose student: same layers, some `wanted` tokens in its vocabulary, as much text."""
     fields: dict[str, Any] = recipe.model_dump(mode="json")
     fields["name"] = f"{recipe.name}-general"
     fields["description"] = "The same student for no purpose in particular: the model as it comes teaches it gsm8k."
@@ -104,8 +104,9 @@ def general(recipe: Recipe, special: RunFacts, *, quick: bool) -> Recipe:
     task, own = CausalLM(draft.task), CausalLM(recipe.task)  # type: ignore[arg-type]
     with quiet():
         tokenizer = load_local(draft.teacher, task).processor  # type: ignore[arg-type]
-    ours = float(own.encode(load_data(recipe).train, tokenizer).lengths.mean())
-    learned = special.data.rows["train"] + special.data.rows.get("transfer", 0)
+    offered = load_data(recipe).train
+    ours = float(own.encode(offered, tokenizer).lengths.mean())
+    learned = len(offered) + sum(one.rows or 0 for one in recipe.data.transfer)
     lengths = task.encode(load_data(draft).train, tokenizer).lengths
     theirs, available = float(lengths.mean()), len(lengths)
     rows = min(round(learned * ours / theirs), available)
