@@ -28,6 +28,9 @@ ATTENTION = "attar_packed"
 """What Transformers knows our attention by; on padded batches it is its `sdpa`."""
 _PLAIN = "sdpa"
 _LENGTHS = "packed_lengths"
+_SHORT = 512
+_HAS_AMX = bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+"""Such a CPU multiplies in bf16 faster than this could win."""
 _longest: ContextVar[int | None] = ContextVar("longest", default=None)
 """Tokens of the longest sequence of the packed batch that is being read."""
 
@@ -129,18 +132,41 @@ def _attention(
     packed_lengths: tuple[int, ...] | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Transformers' `sdpa`, sequence by sequence where they are packed. Query, key and value are [1, H, S, D / H]."""
-    if packed_lengths is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    parts = [side.split(packed_lengths, 2) for side in (query, key, value)]
+    """Transformers' `sdpa`, sequence by sequence where they are packed. Query, key and value are [1, H, S, D / H].
+
+    On a CPU float32 takes the place of bf16 for short sequences: torch's kernel is as fast forwards, and up to four
+    times as fast backwards.
+    """
+    computed = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    longest = max(packed_lengths or (query.shape[2],))
+    if query.device.type == "cpu" and computed == torch.bfloat16 and longest <= _SHORT and not _HAS_AMX:
+        with torch.autocast("cpu", enabled=False):
+            query, key, value = query.float(), key.float(), value.float()
+            return _by_sequence(module, query, key, value, attention_mask, packed_lengths, options).to(computed), None
+    return _by_sequence(module, query, key, value, attention_mask, packed_lengths, options), None
+
+
+def _by_sequence(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    lengths: tuple[int, ...] | None,
+    options: Mapping[str, Any],
+) -> Tensor:
+    """What each token sees of its own sequence, [N, S, H, D / H]."""
+    if lengths is None:
+        return sdpa_attention_forward(module, query, key, value, mask, **options)[0]
+    parts = [side.split(lengths, 2) for side in (query, key, value)]
     answers: list[Tensor] = []
     start = 0
     for asking, asked, told in zip(*parts, strict=True):
         stop = start + asking.shape[2]
-        mask = None if attention_mask is None else attention_mask[..., start:stop, start:stop]
-        answers.append(sdpa_attention_forward(module, asking, asked, told, mask, **options)[0])
+        own = None if mask is None else mask[..., start:stop, start:stop]
+        answers.append(sdpa_attention_forward(module, asking, asked, told, own, **options)[0])
         start = stop
-    return torch.cat(answers, 1), None
+    return torch.cat(answers, 1)
 
 
 def _mask(*, use_vmap: bool = False, local_size: int | None = None, **options: Any) -> Tensor | None:

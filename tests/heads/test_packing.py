@@ -9,7 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from attar import packing
 from attar.errors import PlanError
 from attar.heads import body_states
 from attar.packing import layout_of, packed
@@ -112,6 +114,38 @@ def test_activations_that_are_made_again_are_the_same() -> None:
         gradients.append([p.grad for p in model.model.parameters()])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(
+    ("short", "has_amx", "dtype"),
+    [(512, False, torch.float32), (4, False, torch.bfloat16), (512, True, torch.bfloat16)],
+    ids=["short", "long", "AMX"],
+)
+@pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "weights in bf16"])
+def test_attention_of_short_sequences_is_float32_where_that_is_faster(
+    monkeypatch: pytest.MonkeyPatch, short: int, has_amx: bool, dtype: torch.dtype, autocast: bool
+) -> None:
+    """Its answer is bf16 either way, and as near to float64 as other parts in bf16 let it be."""
+    seen: set[tuple[torch.dtype, torch.dtype]] = set()
+
+    def spy(module: Any, query: Tensor, *given: Any, **options: Any) -> tuple[Tensor, None]:
+        answer = sdpa_attention_forward(module, query, *given, **options)[0]
+        in_bf16 = torch.is_autocast_enabled("cpu") or query.dtype == torch.bfloat16
+        seen.add((torch.bfloat16 if in_bf16 else query.dtype, answer.dtype))
+        return answer, None
+
+    monkeypatch.setattr(packing, "sdpa_attention_forward", spy)
+    monkeypatch.setattr(packing, "_SHORT", short)
+    monkeypatch.setattr(packing, "_HAS_AMX", has_amx)
+    model, inputs = tiny_causal("llama"), padded()
+    oracle = torch.cat(alone(model, inputs)).detach()
+    model = model.float() if autocast else model.bfloat16()
+    with packed([model]), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        states, _ = body_states(model, inputs)
+    states.square().sum().backward()
+    assert seen == {(dtype, dtype)}
+    found = states.detach()[inputs["attention_mask"].bool()].to(oracle.dtype)
+    torch.testing.assert_close(found, oracle, rtol=0, atol=0.05 * float(oracle.abs().max()))
 
 
 def test_generation_is_as_before() -> None:
