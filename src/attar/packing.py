@@ -29,8 +29,8 @@ ATTENTION = "attar_packed"
 _PLAIN = "sdpa"
 _LENGTHS = "packed_lengths"
 _SHORT = 512
-_HAS_AMX = bool(torch.cpu.get_capabilities().get("amx_bf16", False))
-"""Such a CPU multiplies in bf16 faster than this could win."""
+_HAS_AMX = bool(getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16", False))
+"""Such a CPU multiplies in bf16 faster than this could win. Older versions of torch do not tell."""
 _longest: ContextVar[int | None] = ContextVar("longest", default=None)
 """Tokens of the longest sequence of the packed batch that is being read."""
 
