@@ -10,8 +10,8 @@ epochs), about as many a step: all of them take a core an hour a seed. What it c
 teacher, the model as it comes, which is asked, too. All answer `--rows` test rows, the students as their exported
 files: the specialist the utterance alone, the general ones the utterance behind four others with their JSON (few-shot,
 in their favour: the answer is the first line), the general student without them, too. Three seeds each, intervals over
-seeds and rows, paired by rows. `--part` runs one side alone, `--seeds` fewer seeds; all that is done stays in
-`--place`, and the same command goes on from there.
+seeds and rows, paired by rows. All that is done stays in `--place`, and the same command goes on from there; `--part`
+makes one side alone, and its answers can be given to the other by `--general FILE`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -37,7 +37,7 @@ from attar.evaluation.metrics import mean_of
 from attar.evaluation.statistics import bootstrap_difference, bootstrap_metric, bootstrap_ratio, resample
 from attar.evaluation.written import same_answer
 from attar.facts import RunFacts
-from attar.hashing import hash_file
+from attar.hashing import hash_file, hash_value
 from attar.recipe import Recipe
 from attar.recipe.load import load_recipe, recipe_from
 from attar.students.vocabulary import reduce_vocabulary
@@ -51,8 +51,7 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "smollm2-snips.yaml"
 SHOTS = 4
 SHARE = 0.25
 """Of the specialist's tokens, those that the general-purpose student learns from."""
-PARTS = ("specialist", "general")
-WAYS = ("specialist", "general, few-shot", "general, plain")
+WAYS = {"specialist": ("specialist",), "general": ("general, few-shot", "general, plain")}
 TEACHER = "teacher as it comes, few-shot"
 Say = Callable[[str], None]
 
@@ -64,9 +63,9 @@ def main() -> None:
     parser.add_argument(
         "--place", type=Path, default=Path("runs/specialist"), help="runs and answers, kept for a rerun"
     )
-    parser.add_argument(
-        "--part", choices=PARTS, help="this side alone, without a result (the general one comes second)"
-    )
+    parser.add_argument("--part", choices=tuple(WAYS), help="this side alone; its answers are the result")
+    parser.add_argument("--general", type=Path, help="the result of --part general, made before")
+    parser.add_argument("--tokens", type=int, default=6322, help="of the general vocabulary, where that comes first")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=200, help="test rows to ask both about, evenly spread")
     parser.add_argument("--quick", action="store_true", help="a tiny model and few rows, to walk the path")
@@ -74,18 +73,22 @@ def main() -> None:
     say: Say = partial(print, flush=True)
     place = args.place / "quick" if args.quick else args.place
     recipe = _quick(load_recipe(RECIPE), place) if args.quick else load_recipe(RECIPE)
-    special = attar.distill(recipe, place / "specialist", seeds=args.seeds, say=say)
-    if args.part == "specialist":
-        return
-    wanted = int(cast("int", special.training["student"].initial["tokens_kept"]))
-    other = general(recipe, wanted, quick=args.quick)
-    common = attar.distill(other, place / "general", seeds=args.seeds, say=say)
-    if args.part == "general":
-        return
-    result = compare(recipe, place, special, common, seeds=list(range(args.seeds)), rows=args.rows, say=say)
+    sides: dict[str, dict[str, Any]] = {}
+    wanted = args.tokens
+    if args.part != "general":
+        facts = attar.distill(recipe, place / "specialist", seeds=args.seeds, say=say)
+        wanted = int(cast("int", facts.training["student"].initial["tokens_kept"]))
+        sides["specialist"] = answers_of("specialist", recipe, place, facts, args.seeds, args.rows, say)
+    if args.part != "specialist" and args.general is None:
+        facts = attar.distill(general(recipe, wanted, quick=args.quick), place / "general", seeds=args.seeds, say=say)
+        sides["general"] = answers_of("general", recipe, place, facts, args.seeds, args.rows, say)
+    if args.general is not None:
+        sides["general"] = json.loads(args.general.read_text(encoding="utf-8"))
+    result = compare(**sides) if args.part is None else sides[args.part]
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    say(table(result))
+    if args.part is None:
+        say(table(result))
 
 
 def general(recipe: Recipe, wanted: int, *, quick: bool) -> Recipe:
@@ -125,49 +128,58 @@ def general(recipe: Recipe, wanted: int, *, quick: bool) -> Recipe:
     return recipe_from(fields)
 
 
-def compare(
-    recipe: Recipe, place: Path, special: RunFacts, common: RunFacts, *, seeds: Sequence[int], rows: int, say: Say
+def answers_of(
+    side: str, recipe: Recipe, place: Path, facts: RunFacts, seeds: int, rows: int, say: Say
 ) -> dict[str, Any]:
-    """Which test rows each exported file answers rightly, and what follows."""
+    """Which test rows the exported files of one side answer rightly (1), by way and seed, and what made them."""
     splits = load_data(recipe)
     asked = splits.test.select(_spread(splits.test, rows))
     task = CausalLM(recipe.task)  # type: ignore[arg-type]
-    right = {way: [ask(way, place, seed, task, splits.train, asked, say) for seed in seeds] for way in WAYS}
-    right[TEACHER] = [ask_teacher(recipe, place, task, splits.train, asked, say)] * len(seeds)
-    drawn = resample({way: [mean_of(one) for one in by_seed] for way, by_seed in right.items()}, len(asked))
-    best = max(WAYS[1:], key=lambda way: drawn[way].point)
-    ratio = bootstrap_ratio(drawn[WAYS[0]], drawn[best])
+    about = task, splits.train, asked, say
+    right = {way: [ask(way, place, seed, *about) for seed in range(seeds)] for way in WAYS[side]}
+    if side == "general":
+        right[TEACHER] = [ask_teacher(recipe, place, *about)] * seeds
+    student, quality = facts.training["student"], facts.quality
+    intervals = {"teacher": quality.intervals["teacher"], "retention": facts.retention, "kd_gain": facts.kd_gain}
+    intervals["control"] = quality.intervals["control"] if quality.control is not None else None
     return {
-        "metric": "exact match on snips as JSON, of the exported file",
-        "rows": len(asked),
-        "exact_match": {way: bootstrap_metric(one).model_dump() for way, one in drawn.items()},
-        "by_seed": {way: [float(one.mean()) for one in by_seed] for way, by_seed in right.items()},
-        "best_general": best,
-        "specialist_minus_general": bootstrap_difference(drawn[WAYS[0]], drawn[best]).model_dump(),
-        "specialist_over_general": None if ratio is None else ratio.model_dump(),
-        "specialist_minus_teacher": bootstrap_difference(drawn[WAYS[0]], drawn[TEACHER]).model_dump(),
-        "run": {
-            "teacher": special.quality.intervals["teacher"].model_dump(),
-            "control": None if special.quality.control is None else special.quality.intervals["control"].model_dump(),
-            "retention": None if special.retention is None else special.retention.model_dump(),
-            "kd_gain": None if special.kd_gain is None else special.kd_gain.model_dump(),
-            "written": {name: one.model_dump() for name, one in special.evaluation.written.items()},
-        },
-        "bytes": {
-            "teacher": special.teacher.bytes,
-            "specialist": special.artifacts[0].bytes,
-            "general": common.artifacts[0].bytes,
-        },
-        "tokens": {
-            name: {"vocabulary": one.training["student"].initial["tokens_kept"], "steps": one.training["student"].steps,
-                   "epochs": one.training["student"].epochs}
-            for name, one in (("specialist", special), ("general", common))
-        },
+        "asked": hash_value([list(asked["prompt"]), list(asked["text"])]),
+        "right": {way: ["".join(map(str, one.astype(int))) for one in by_seed] for way, by_seed in right.items()},
+        "bytes": {"teacher": facts.teacher.bytes, "student": facts.artifacts[0].bytes},
+        "tokens": student.initial["tokens_kept"],
+        "steps": student.steps,
+        "epochs": student.epochs,
+        "run": {name: None if one is None else one.model_dump() for name, one in intervals.items()},
+        "written": {name: one.model_dump() for name, one in facts.evaluation.written.items()},
         "conditions": {
-            **special.lineage.machine, **special.lineage.packages, "attar": special.lineage.code,
+            **facts.lineage.machine, **facts.lineage.packages, "attar": facts.lineage.code,
             "threads": torch.get_num_threads(), "load": os.getloadavg(), "shots": SHOTS,
         },
     }  # fmt: skip
+
+
+def compare(specialist: dict[str, Any], general: dict[str, Any]) -> dict[str, Any]:
+    """What follows from the answers of both sides. Raises SystemExit where they were asked about other rows."""
+    if specialist["asked"] != general["asked"]:
+        raise SystemExit("The sides answered other test rows: give both the same --rows, and ask again.")
+    told = {**specialist["right"], **general["right"]}
+    right = {way: [np.array(list(one)) == "1" for one in by_seed] for way, by_seed in told.items()}
+    rows = len(right["specialist"][0])
+    drawn = resample({way: [mean_of(one) for one in by_seed] for way, by_seed in right.items()}, rows)
+    best = max(WAYS["general"], key=lambda way: drawn[way].point)
+    ours = drawn["specialist"]
+    ratio = bootstrap_ratio(ours, drawn[best])
+    return {
+        "metric": "exact match on snips as JSON, of the exported file",
+        "rows": rows,
+        "exact_match": {way: bootstrap_metric(one).model_dump() for way, one in drawn.items()},
+        "by_seed": {way: [float(one.mean()) for one in by_seed] for way, by_seed in right.items()},
+        "best_general": best,
+        "specialist_minus_general": bootstrap_difference(ours, drawn[best]).model_dump(),
+        "specialist_over_general": None if ratio is None else ratio.model_dump(),
+        "specialist_minus_teacher": bootstrap_difference(ours, drawn[TEACHER]).model_dump(),
+        "sides": {"specialist": specialist, "general": general},
+    }
 
 
 def ask(way: str, place: Path, seed: int, task: CausalLM, train: Dataset, test: Dataset, say: Say) -> np.ndarray:
@@ -219,18 +231,16 @@ def _spread(rows: Dataset, wanted: int) -> list[int]:
 def table(found: dict[str, Any]) -> str:
     """The figures as a Markdown table."""
     lines = ["| | exact match | 95 % interval | bytes |", "|---|---|---|---|"]
-    kinds = {"teacher, fine-tuned": ("teacher", found["run"]["teacher"])}
-    kinds |= {way: (way.partition(",")[0].split()[0], one) for way, one in found["exact_match"].items()}
-    if found["run"]["control"] is not None:
-        kinds["control (checkpoint)"] = ("", found["run"]["control"])
-    for name, (size, one) in kinds.items():
-        told = f"{found['bytes'][size] / 1e6:.1f} MB" if size else ""
-        lines.append(f"| {name} | {one['value']:.1%} | {one['lo']:.1%} to {one['hi']:.1%} | {told} |")
-    gain = found["specialist_minus_general"]
-    lines.append(f"| specialist minus general | {gain['value']:.1%} | {gain['lo']:.1%} to {gain['hi']:.1%} | |")
-    for name in ("retention", "kd_gain"):
-        if (one := found["run"][name]) is not None:
-            lines.append(f"| {name} | {one['value']:.1%} | {one['lo']:.1%} to {one['hi']:.1%} | |")
+    run, sides = found["sides"]["specialist"]["run"], found["sides"]
+    sizes = {way: sides[side]["bytes"]["student"] for side, ways in WAYS.items() for way in ways}
+    sizes |= dict.fromkeys(("teacher, fine-tuned", TEACHER), sides["specialist"]["bytes"]["teacher"])
+    kinds = {"teacher, fine-tuned": run["teacher"], **found["exact_match"], "control (checkpoint)": run["control"]}
+    kinds |= {name.replace("_", " "): found[name] for name in ("specialist_minus_general", "specialist_minus_teacher")}
+    kinds |= {"retention": run["retention"], "gain over the control": run["kd_gain"]}
+    for name, one in kinds.items():
+        if one is not None:
+            size = f"{sizes[name] / 1e6:.1f} MB" if name in sizes else ""
+            lines.append(f"| {name} | {one['value']:.1%} | {one['lo']:.1%} to {one['hi']:.1%} | {size} |")
     return "\n".join(lines)
 
 
