@@ -26,6 +26,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, but: Collection[str] = ()) -> Non
         ({"kind": "executorch", "precision": "int8"}, 'precision: "int8" of executorch is for convolutional nets'),
         ({"kind": "litert", "length": 4000}, "length: 4000 tokens, but texts are cut at task.max_length: 64"),
         ({"kind": "executorch", "length": 4000}, "length: 4000 tokens, but texts are cut at task.max_length: 64"),
+        ({"kind": "coreml"}, 'kind: "coreml" is for images'),
     ],
 )
 def test_what_a_runtime_does_not_take_is_refused(
@@ -36,7 +37,7 @@ def test_what_a_runtime_does_not_take_is_refused(
     assert found.startswith(f"export[0].{told}")
 
 
-@pytest.mark.parametrize("kind", ["openvino", "litert", "executorch"])
+@pytest.mark.parametrize("kind", ["openvino", "litert", "executorch", "coreml"])
 def test_language_models_have_other_files(tmp_path: Path, kind: str) -> None:
     found = [one for one in problems_of(tmp_path, task={"kind": "causal_lm"}, export=[{"kind": kind}]) if kind in one]
     assert f'"{kind}" is for classifiers, not for task.kind: causal_lm. Use onnx or gguf.' in found[0]

@@ -34,6 +34,7 @@ _PACKAGES = {
     "openvino": "openvino",
     "litert": "ai_edge_litert.interpreter",
     "executorch": "executorch.runtime",
+    "coreml": "coremltools",
 }
 """What each kind of export runs on: imported before the time of loading begins."""
 

@@ -1,6 +1,6 @@
 """A classifier's file: made by the exporter of its kind, and handed over only if it answers like the checkpoint.
 
-export/KIND-PRECISION/model…       what the exporter wrote (`attar.export.onnx`, `openvino`, `litert`, `executorch`)
+export/KIND-PRECISION/model…       what the exporter wrote (`attar.export.onnx`, `openvino`, `litert`, …)
                       config.json  the student's Transformers configuration
                       attar.json   labels, temperature, inputs, outputs, hash
                       …            the tokenizer's or image processor's own files
@@ -17,6 +17,7 @@ import numpy as np
 from transformers import PretrainedConfig
 
 from attar.export.artifact import handed_over, record
+from attar.export.coreml import export_coreml
 from attar.export.executorch import export_executorch
 from attar.export.exporter import Made, Trained, batches, single_rows, spread
 from attar.export.litert import export_litert
@@ -27,7 +28,15 @@ from attar.export.runtimes import open_artifact
 from attar.export.runtimes.base import CARD, Runner
 from attar.facts import ArtifactFacts
 from attar.hashing import files_below, sha256
-from attar.recipe.outcome import ClassifierSpec, ExecuTorchSpec, LiteRTSpec, OnnxSpec, OpenVINOSpec, WebSpec
+from attar.recipe.outcome import (
+    ClassifierSpec,
+    CoreMLSpec,
+    ExecuTorchSpec,
+    LiteRTSpec,
+    OnnxSpec,
+    OpenVINOSpec,
+    WebSpec,
+)
 from attar.storage import atomic_folder, atomic_write
 from attar.tasks.base import Encoded
 
@@ -125,5 +134,7 @@ def _make(student: Trained, spec: ClassifierSpec, folder: Path) -> Made:
             return export_litert(student, spec, folder)
         case ExecuTorchSpec():
             return export_executorch(student, spec, folder)
+        case CoreMLSpec():
+            return export_coreml(student, spec, folder)
         case _:
             assert_never(spec)

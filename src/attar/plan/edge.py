@@ -6,15 +6,16 @@ from collections.abc import Iterator
 
 from attar.plan.notes import Notes
 from attar.recipe import Recipe
-from attar.recipe.outcome import EdgeSpec, ExecuTorchSpec, LiteRTSpec
+from attar.recipe.outcome import CoreMLSpec, EdgeSpec, ExecuTorchSpec, LiteRTSpec
 from attar.recipe.places import Path
 from attar.recipe.task import CausalLMSpec, ImageClassificationSpec
 
-_NAMES = {"openvino": "OpenVINO", "litert": "LiteRT", "executorch": "ExecuTorch"}
+_NAMES = {"openvino": "OpenVINO", "litert": "LiteRT", "executorch": "ExecuTorch", "coreml": "Core ML"}
 _PACKAGES = {
     "openvino": (("onnx", "onnxscript", "openvino"), ("nncf",)),
     "litert": (("litert_torch", "ai_edge_litert"), ("ai_edge_quantizer",)),
     "executorch": (("executorch",), ("torchao",)),
+    "coreml": (("coremltools",), ()),
 }
 """By kind, which is also the extra's name: what every file needs, and what int8 needs besides."""
 
@@ -28,6 +29,12 @@ def check_edge(spec: EdgeSpec, number: int, recipe: Recipe, notes: Notes) -> Non
         )
         return
     most = None if isinstance(recipe.task, ImageClassificationSpec) else recipe.task.max_length
+    if isinstance(spec, CoreMLSpec) and most is not None:
+        notes.problem(
+            (*path, "kind"),
+            '"coreml" is for images: coremltools cannot convert students of texts (docs/edge.md). Use executorch or '
+            "onnx, which run on iOS, too.",
+        )
     if isinstance(spec, ExecuTorchSpec) and spec.precision == "int8" and most is not None:
         notes.problem(
             (*path, "precision"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from attar.errors import RecipeError
 
 PAGE = "page"
-_USUAL = {"web": "int8", "executorch": "fp32"}
+_USUAL = {"web": "int8", "executorch": "fp32", "coreml": "fp32"}
 """Precision of a kind that is named alone."""
 
 

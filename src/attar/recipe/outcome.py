@@ -117,7 +117,14 @@ class ExecuTorchSpec(_EdgeSpec):
     length: Positive | None = Field(default=None, description="As of `litert`.")
 
 
-EdgeSpec = OpenVINOSpec | LiteRTSpec | ExecuTorchSpec
+class CoreMLSpec(_EdgeSpec):
+    """Core ML (.mlpackage), experimental: students of images, compared with the checkpoint on macOS alone."""
+
+    kind: Literal["coreml"]
+    precision: Literal["fp32"] = Field(default="fp32", description="Nothing smaller yet.")
+
+
+EdgeSpec = OpenVINOSpec | LiteRTSpec | ExecuTorchSpec | CoreMLSpec
 ClassifierSpec = OnnxSpec | WebSpec | EdgeSpec
 """Exports that a classifier can have."""
 ExportSpec = Annotated[OnnxSpec | GGUFSpec | WebSpec | EdgeSpec, Field(discriminator="kind")]

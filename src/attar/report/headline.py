@@ -45,6 +45,7 @@ _NAMES = {
     "openvino": "OpenVINO",
     "litert": "LiteRT",
     "executorch": "ExecuTorch",
+    "coreml": "Core ML",
 }
 
 
