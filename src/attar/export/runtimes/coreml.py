@@ -32,7 +32,7 @@ class CoreMLRunner(Runner):
         """
         if not _IS_MAC:
             raise ParityError(
-                f"export coreml: {folder.name}/{MODEL} is written, but Core ML answers on macOS alone, so nothing has "
+                f"export coreml: {MODEL} is written, but Core ML answers on macOS alone, so nothing has "
                 "compared it with the checkpoint. It is not handed over. Export the run again on a Mac, or use "
                 "`kind: executorch`, which runs on iOS, too."
             )
