@@ -38,7 +38,8 @@ class CoreMLRunner(Runner):
             )
         tools = need("coremltools", "coreml", "Running a Core ML file")
         self.runtime = f"coreml through coremltools {version('coremltools')}"
-        self.inputs = list(Shapes.read(folder).inputs)
+        self._shapes = Shapes.read(folder)
+        self.inputs = list(self._shapes.inputs)
         self.outputs = [OUTPUT]
         try:
             with silent():
@@ -53,6 +54,5 @@ class CoreMLRunner(Runner):
     def prepared(self, inputs: dict[str, Array]) -> Callable[[], Array]:
         """One call a row."""
         single = {name: np.ascontiguousarray(value, np.float32) for name, value in inputs.items()}
-        count = len(next(iter(single.values())))
-        rows = [{name: value[row : row + 1] for name, value in single.items()} for row in range(count)]
+        rows = self._shapes.rows(single)
         return lambda: np.concatenate([np.asarray(self._model.predict(row)[OUTPUT], np.float32) for row in rows])
