@@ -72,6 +72,17 @@ def test_a_budget_that_cannot_be_met_is_refused_with_the_figures(tmp_path: Path)
         assert caught.value.exit_code == code
 
 
+def test_a_budget_that_may_be_missed_says_on_what_the_figure_rests(tmp_path: Path) -> None:
+    params = plan_of(tmp_path).student.params
+    assert params.low is not None and params.likely is not None and params.low < params.likely
+    plan = plan_of(tmp_path, budget={"max_params": params.low})
+    (found,) = [line for line in plan.warnings if line.startswith("budget.max_params")]
+    expected = f"the student is expected to have {params.likely:,} parameters (by its kept tokens, estimated from "
+    assert expected in found
+    plan = plan_of(tmp_path, budget={"max_params": 12_345_678})
+    assert any("at most 12,345,678 parameters" in line for line in plan.lines())
+
+
 def test_a_latency_that_is_not_measured_is_told_beforehand(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, budget={"max_latency_ms": 5}, export=[{"kind": "onnx"}], report={"latency": False})
     assert any(line.startswith("budget.max_latency_ms: it will not be decided") for line in plan.warnings)

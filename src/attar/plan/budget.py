@@ -75,9 +75,9 @@ def _line(
             f"has at least {size.low:,}. Make the student smaller, or raise the limit.",
         )
     elif size.likely is not None and size.likely > most:
-        notes.warn(
-            ("budget", name), f"the student is expected to have {size.likely:,} {unit}; {most:,.0f} are allowed."
-        )
+        known = f" ({size.note})" if size.note else ""
+        has = f"is expected to have {size.likely:,} {unit}{known}"
+        notes.warn(("budget", name), f"the student {has}; {most:,.0f} are allowed.")
     met = None
     if size.low is not None and size.low > most:
         met = False

@@ -175,9 +175,9 @@ def _model(role: str, model: ModelPlan) -> Iterator[str]:
 
 def _budget(line: BudgetFacts) -> str:
     state = {True: "met", False: "cannot be met", None: "decided at the end"}[line.met]
-    value = "" if line.value is None else f", expected {line.value:,.6g}"
+    value = "" if line.value is None else f", expected {_figure(line.value)}"
     bound = "at least" if line.name.startswith("min_") else "at most"
-    return f"{line.name:<14} {bound} {line.limit:,.6g} {line.unit}{value}: {state}" + (
+    return f"{line.name:<14} {bound} {_figure(line.limit)} {line.unit}{value}: {state}" + (
         f" ({line.note})" if line.note else ""
     )
 
@@ -202,4 +202,8 @@ def _quantity(value: float, unit: str) -> str:
                 else f"{value:.0f} s"
             )
         case _:
-            return f"{value:,.6g} {unit}"
+            return f"{_figure(value)} {unit}"
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:,.6g}"

@@ -152,7 +152,7 @@ def _params(
     if tokens.low is None or tokens.high is None or tokens.likely is None:
         return Size(note=tokens.note)
     low, high, likely = (counted.params(size, outputs) for size in (tokens.low, tokens.high, tokens.likely))
-    return Size(low, high, likely, "" if tokens.is_exact else "by its kept tokens")
+    return Size(low, high, likely, "" if tokens.is_exact else f"by its kept tokens, {tokens.note}")
 
 
 def _reaches(recipe: Recipe, config: dict[str, Any], notes: Notes) -> None:
