@@ -10,6 +10,7 @@ from torch import nn
 from attar.evaluation.exact_match import evaluate_written, watched_match
 from attar.evaluation.written import right_answers, write_answers
 from attar.facts import EvaluationFacts
+from attar.ground import Ground
 from attar.judges import Answers, LanguageJudge, Loaded, Part, Told, by_model
 from attar.tasks.base import Processor
 from attar.teacher_writes import write_as_taught
@@ -19,7 +20,14 @@ SAID = ".said"
 
 
 class AnswerJudge(LanguageJudge):
-    """Of `metric: exact_match`: beside the sums over tokens, answers are what models write after the prompts."""
+    """Of `metric: exact_match`: beside the sums over tokens, answers are what models write after the prompts.
+
+    The teacher writes once, for all seeds.
+    """
+
+    def __init__(self, ground: Ground) -> None:
+        super().__init__(ground)
+        self._taught: dict[Part, np.ndarray] = {}
 
     def quality(self, model: nn.Module, processor: Processor) -> float:
         """Exact match on some rows of validation."""
@@ -29,7 +37,9 @@ class AnswerJudge(LanguageJudge):
         """Sums over tokens by model, and what each wrote by model and `SAID`."""
         ground = self.ground
         rows = ground.splits.validation if part == "validation" else ground.splits.test
-        written = {f"teacher{SAID}": write_as_taught(ground, self.task, rows)}
+        if part not in self._taught:
+            self._taught[part] = write_as_taught(ground, self.task, rows)
+        written = {f"teacher{SAID}": self._taught[part]}
         for name, one in models.items():
             written[f"{name}{SAID}"] = write_answers(*one, self.task, rows, device=ground.device)
         return {**super().ask(part, models), **written}

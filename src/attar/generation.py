@@ -12,8 +12,8 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import nn
-from transformers import GenerationConfig
+from torch import Tensor, nn
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from attar.heads import core_of, evaluating
 from attar.tasks.base import Encoded, Processor
@@ -54,10 +54,10 @@ def write(
 ) -> list[list[int]]:
     """What follows each prompt (one token at least): ids up to and with the first of `ends`, or `longest` of them.
 
-    One batch on the model's device, padded on the left, with a cache of keys and values. Without `sampling` the
-    likeliest token is taken; draws come from torch's random state. The model answers in eval mode, without gradients
-    in which layers checkpoint nothing and keep the cache, and by these settings alone, whatever its own generation
-    configuration adds; its modes are as before afterwards.
+    One batch on the model's device, padded on the left, with a cache of keys and values; it gets smaller as answers
+    end. Without `sampling` the likeliest token is taken; draws come from torch's random state. The model answers in
+    eval mode, without gradients in which layers checkpoint nothing and keep the cache, and by these settings alone,
+    whatever its own generation configuration adds; its modes are as before afterwards.
     """
     lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
     flat = Encoded(
@@ -69,12 +69,47 @@ def write(
     drawn: dict[str, Any] = {"do_sample": False}
     if sampling is not None:
         drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-    config = GenerationConfig(
-        max_new_tokens=longest, pad_token_id=pad, eos_token_id=list(ends) or None, use_cache=True, **drawn
-    )
+    ids, seen = (made[name].to(core.device) for name in ("input_ids", "attention_mask"))
+    first, rows, cache = ids.shape[1], list(range(len(prompts))), None
+    written: list[list[int]] = [[] for _ in prompts]
     with evaluating(core), _plainly(core), torch.inference_mode():
-        found = core.generate(**{name: part.to(core.device) for name, part in made.items()}, generation_config=config)
-    return [_ended(tokens, ends) for tokens in found[:, int(lengths.max()) :].tolist()]
+        while rows:
+            config = GenerationConfig(
+                max_new_tokens=first + longest - ids.shape[1], pad_token_id=pad, eos_token_id=list(ends) or None,
+                use_cache=True, return_dict_in_generate=True, **drawn,
+            )  # fmt: skip
+            found = core.generate(
+                input_ids=ids, attention_mask=seen, cache=cache, generation_config=config,
+                stopping_criteria=StoppingCriteriaList([_Pause(first, ends)]),
+            )  # fmt: skip
+            ids = found.sequences
+            seen = nn.functional.pad(seen, (0, ids.shape[1] - seen.shape[1]), value=1)
+            going = ~_have_ended(ids[:, first:], ends) & (ids.shape[1] < first + longest)
+            for row, tokens, goes in zip(rows, ids[:, first:].tolist(), going.tolist(), strict=True):
+                written[row] = tokens if goes else _ended(tokens, ends)
+            kept = going.nonzero().squeeze(1)
+            ids, seen, rows = ids[kept], seen[kept], [rows[at] for at in kept.tolist()]
+            cache = found.cache if hasattr(found.cache, "batch_select_indices") else None
+            if cache is not None:
+                cache.batch_select_indices(kept)
+    return written
+
+
+class _Pause(StoppingCriteria):
+    """Stops where a quarter of the batch has ended: the rest goes on without those, who would cost as much."""
+
+    def __init__(self, first: int, ends: Sequence[int]) -> None:
+        self.first, self.ends = first, ends
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:  # type: ignore[override]
+        """Bool [N]: who stops."""
+        ended = _have_ended(input_ids[:, self.first :], self.ends)
+        return torch.full_like(ended, 4 * int(ended.sum()) >= len(ended))
+
+
+def _have_ended(written: Tensor, ends: Sequence[int]) -> Tensor:
+    """Bool [N]: the rows [N, T] with an end token."""
+    return torch.isin(written, torch.tensor(list(ends), dtype=written.dtype, device=written.device)).any(1)
 
 
 def _ended(tokens: list[int], ends: Sequence[int]) -> list[int]:

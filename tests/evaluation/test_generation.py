@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import Cache, GenerationConfig
 
 from attar.generation import Sampling, alike, ends_of, write
 from tiny_language import tiny_bpe, tiny_llama
@@ -29,6 +29,26 @@ def test_the_likeliest_are_those_of_a_loop_without_cache_and_padding() -> None:
             if ids[-1] == END:
                 break
         assert written == ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("selects", [True, False])
+def test_who_has_ended_leaves_the_batch(monkeypatch: pytest.MonkeyPatch, selects: bool) -> None:
+    model, batches = tiny_llama(TOKENIZER), list[int]()
+    generator = torch.Generator().manual_seed(0)
+    prompts = [
+        torch.randint(len(TOKENIZER), (1 + n % 5,), generator=generator).tolist() for n in range(24)
+    ]  # of several lengths
+    often = write(model, prompts, pad=END, ends=(), longest=30)
+    ends = sorted({one[step] for one, step in zip(often, (2, 7, 11, 16, 25), strict=False)})
+    alone = [write(model, [one], pad=END, ends=ends, longest=30)[0] for one in prompts]
+    if not selects:
+        monkeypatch.delattr(Cache, "batch_select_indices")
+    model.model.layers[0].register_forward_pre_hook(lambda _, args: batches.append(len(args[0])))
+    assert write(model, prompts, pad=END, ends=ends, longest=30) == alone
+    assert len(set(map(len, alone))) > 3
+    assert batches == sorted(batches, reverse=True)
+    spent, needed = sum(batches), sum(map(len, alone))
+    assert needed <= spent < 4 * needed / 3 + len(prompts) < len(prompts) * max(map(len, alone))
 
 
 def test_draws_follow_temperature_and_nucleus() -> None:

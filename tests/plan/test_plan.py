@@ -74,7 +74,9 @@ def test_a_budget_that_cannot_be_met_is_refused_with_the_figures(tmp_path: Path)
 
 def test_a_budget_that_may_be_missed_says_on_what_the_figure_rests(tmp_path: Path) -> None:
     params = plan_of(tmp_path).student.params
-    assert params.low is not None and params.likely is not None and params.low < params.likely
+    assert params.low is not None
+    assert params.likely is not None
+    assert params.low < params.likely
     plan = plan_of(tmp_path, budget={"max_params": params.low})
     (found,) = [line for line in plan.warnings if line.startswith("budget.max_params")]
     expected = f"the student is expected to have {params.likely:,} parameters (by its kept tokens, estimated from "

@@ -27,6 +27,7 @@ from attar.finished import answer, score_on
 from attar.recipe import Recipe
 from attar.recipe.load import load_recipe
 from attar.tasks.causal_lm import CausalLM
+from attar.teacher_writes import write_as_taught
 from attar.training.callbacks import Bar
 from attar.training.collate import Collator
 from attar.training.rows import Batch, TrainingRows
@@ -77,7 +78,9 @@ def make(root: Path, *, gguf: bool = False, **changes: Any) -> Path:
     return path
 
 
-def test_a_specialist_is_fine_tuned_distilled_and_judged_by_what_it_writes(tmp_path: Path) -> None:
+def test_a_specialist_is_fine_tuned_distilled_and_judged_by_what_it_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = make(tmp_path, gguf=True, export=[{"kind": "gguf", "precision": "q8_0"}])
     facts = attar.distill(path, tmp_path / "out")
     fitted = json.loads((tmp_path / "out" / "store" / "teacher" / "teacher.json").read_text())
@@ -122,7 +125,12 @@ def test_a_specialist_is_fine_tuned_distilled_and_judged_by_what_it_writes(tmp_p
     other = json.loads(path.read_text())
     other["teacher"]["fitting"]["epochs"] = 1
     path.write_text(json.dumps(other))
-    changed = {stage.name: stage for stage in attar.distill(path, tmp_path / "out").stages}
+    asked: list[int] = []
+    monkeypatch.setattr(
+        "attar.answer_judge.write_as_taught", lambda *of: asked.append(len(of[2])) or write_as_taught(*of)
+    )
+    changed = {stage.name: stage for stage in attar.distill(path, tmp_path / "out", seeds=2).stages}
+    assert len(asked) == 2, "the teacher writes once for all seeds, to validation and to test"
     assert not changed["0/student"].cached, "another fine-tuning is another teacher"
     assert changed["0/student"].key != next(stage.key for stage in again.stages if stage.name == "0/student")
 
