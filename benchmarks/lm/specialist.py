@@ -11,7 +11,7 @@ teacher, the model as it comes, which is asked, too. All answer `--rows` test ro
 files: the specialist the utterance alone, the general ones the utterance behind four others with their JSON (few-shot,
 in their favour: the answer is the first line), the general student without them, too. Three seeds each, intervals over
 seeds and rows, paired by rows. All that is done stays in `--place`, and the same command goes on from there; `--part`
-makes one side alone, and its answers can be given to the other by `--general FILE`.
+makes one side alone, and its answers can be given to the other by `--specialist FILE` or `--general FILE`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def main() -> None:
         "--place", type=Path, default=Path("runs/specialist"), help="runs and answers, kept for a rerun"
     )
     parser.add_argument("--part", choices=tuple(WAYS), help="this side alone; its answers are the result")
-    parser.add_argument("--general", type=Path, help="the result of --part general, made before")
+    for side in WAYS:
+        parser.add_argument(f"--{side}", type=Path, help=f"the result of --part {side}, made before")
     parser.add_argument("--tokens", type=int, default=6322, help="of the general vocabulary, where that comes first")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=200, help="test rows to ask both about, evenly spread")
@@ -75,15 +76,16 @@ def main() -> None:
     recipe = _quick(load_recipe(RECIPE), place) if args.quick else load_recipe(RECIPE)
     sides: dict[str, dict[str, Any]] = {}
     wanted = args.tokens
-    if args.part != "general":
-        facts = attar.distill(recipe, place / "specialist", seeds=args.seeds, say=say)
-        wanted = int(cast("int", facts.training["student"].initial["tokens_kept"]))
-        sides["specialist"] = answers_of("specialist", recipe, place, facts, args.seeds, args.rows, say)
-    if args.part != "specialist" and args.general is None:
-        facts = attar.distill(general(recipe, wanted, quick=args.quick), place / "general", seeds=args.seeds, say=say)
-        sides["general"] = answers_of("general", recipe, place, facts, args.seeds, args.rows, say)
-    if args.general is not None:
-        sides["general"] = json.loads(args.general.read_text(encoding="utf-8"))
+    for side in WAYS:
+        given: Path | None = getattr(args, side)
+        if given is not None:
+            sides[side] = json.loads(given.read_text(encoding="utf-8"))
+        elif args.part in (None, side):
+            spec = recipe if side == "specialist" else general(recipe, wanted, quick=args.quick)
+            facts = attar.distill(spec, place / side, seeds=args.seeds, say=say)
+            sides[side] = answers_of(side, recipe, place, facts, args.seeds, args.rows, say)
+        if side == "specialist" and side in sides:
+            wanted = int(sides[side]["tokens"])
     result = compare(**sides) if args.part is None else sides[args.part]
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
