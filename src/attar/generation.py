@@ -72,6 +72,7 @@ def write(
     ids, seen = (made[name].to(core.device) for name in ("input_ids", "attention_mask"))
     first, rows, cache = ids.shape[1], list(range(len(prompts))), None
     written: list[list[int]] = [[] for _ in prompts]
+    pause = _Pause(first, torch.tensor(list(ends), dtype=ids.dtype, device=core.device))
     with evaluating(core), _plainly(core), torch.inference_mode():
         while rows:
             config = GenerationConfig(
@@ -80,11 +81,11 @@ def write(
             )  # fmt: skip
             found = core.generate(
                 input_ids=ids, attention_mask=seen, cache=cache, generation_config=config,
-                stopping_criteria=StoppingCriteriaList([_Pause(first, ends)]),
+                stopping_criteria=StoppingCriteriaList([pause]),
             )  # fmt: skip
             ids = found.sequences
             seen = nn.functional.pad(seen, (0, ids.shape[1] - seen.shape[1]), value=1)
-            going = ~_have_ended(ids[:, first:], ends) & (ids.shape[1] < first + longest)
+            going = ~pause.have_ended(ids) & (ids.shape[1] < first + longest)
             for row, tokens, goes in zip(rows, ids[:, first:].tolist(), going.tolist(), strict=True):
                 written[row] = tokens if goes else _ended(tokens, ends)
             kept = going.nonzero().squeeze(1)
@@ -98,18 +99,17 @@ def write(
 class _Pause(StoppingCriteria):
     """Stops where a quarter of the batch has ended: the rest goes on without those, who would cost as much."""
 
-    def __init__(self, first: int, ends: Sequence[int]) -> None:
+    def __init__(self, first: int, ends: Tensor) -> None:
         self.first, self.ends = first, ends
 
+    def have_ended(self, ids: Tensor) -> Tensor:
+        """Bool [N]: the rows with an end token behind the prompt."""
+        return torch.isin(ids[:, self.first :], self.ends).any(1)
+
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:  # type: ignore[override]
-        """Bool [N]: who stops."""
-        ended = _have_ended(input_ids[:, self.first :], self.ends)
-        return torch.full_like(ended, 4 * int(ended.sum()) >= len(ended))
-
-
-def _have_ended(written: Tensor, ends: Sequence[int]) -> Tensor:
-    """Bool [N]: the rows [N, T] with an end token."""
-    return torch.isin(written, torch.tensor(list(ends), dtype=written.dtype, device=written.device)).any(1)
+        """Bool [N]: who stops; all or none, decided on the device, so that no step waits for it."""
+        ended = self.have_ended(input_ids)
+        return (4 * ended.sum() >= len(ended)).expand_as(ended)
 
 
 def _ended(tokens: list[int], ends: Sequence[int]) -> list[int]:
