@@ -14,6 +14,20 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """By what recipes call a precision."""
 
 
+def has_bf16() -> bool:
+    """Does this machine's CPU multiply in bfloat16 itself? Taken for granted where torch does not tell: off x86."""
+    told = getattr(torch.cpu, "get_capabilities", dict[str, Any])()
+    return told.get("architecture") != "x86_64" or bool(told["amx_bf16"] or told["avx512_bf16"])
+
+
+def computed_in(precision: str, device: str) -> str:
+    """What `training.precision` is computed in on `device`: on a CPU without bf16 (see `has_bf16`) it is float32.
+
+    Such a CPU would imitate it, at a quarter of float32's speed and with fewer digits.
+    """
+    return "fp32" if precision == "bf16" and device == "cpu" and not has_bf16() else precision
+
+
 @contextmanager
 def rounded_products(on: bool) -> Generator[None]:
     """Let products of float32 matrices on a CPU round what they multiply to bfloat16, as CPUs with AMX do faster.
@@ -37,9 +51,9 @@ def as_in_training(precision: str, models: Sequence[Any], device: str) -> Genera
     """Let language models of Transformers write in the precision (`training.precision`) in which students learn.
 
     Their heads give float32 all the same, as rounded logits would often tie. For the time of the block only; nothing
-    changes in fp32.
+    changes in fp32, and where bf16 is computed in it (`computed_in`).
     """
-    if precision == "fp32":
+    if computed_in(precision, torch.device(device).type) == "fp32":
         yield
         return
     with ExitStack() as undo:

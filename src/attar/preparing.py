@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, assert_never
 
 import numpy as np
-import torch
 
 from attar.answered import with_answers
 from attar.data.load import load_data
 from attar.data.splits import Splits
+from attar.devices import device_of
 from attar.errors import DataError, PlanError, StoreError
 from attar.facts import ModelFacts, PolicyFacts, SourceFacts
 from attar.ground import Ground, Handed, Objective, Progress, Say
@@ -160,17 +160,6 @@ def _choose(ground: Ground, student: Student, stages: Stages) -> LayerMaps:
         ground.objectives, ground.task, ground.splits.train, student, asked, stages,
         shaped_by=shaped_by, device=ground.device,
     )  # fmt: skip
-
-
-def device_of(name: str) -> str:
-    """The device that `training.device` means on this machine. Raises PlanError where it is absent."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if (name.startswith("cuda") and not torch.cuda.is_available()) or (
-        name == "mps" and not torch.backends.mps.is_available()
-    ):
-        raise PlanError(f'training.device: "{name}" is not on this machine. Allowed here: auto, cpu.')
-    return name
 
 
 def _teacher_labels(recipe: Recipe, handed: Handed) -> tuple[str, ...]:

@@ -11,14 +11,16 @@ from pathlib import Path
 
 from attar.answer_judge import AnswerJudge
 from attar.certify import certify
+from attar.devices import device_of
 from attar.facts import PolicyFacts, RunFacts
 from attar.governance.policy import decide_for, require_allowed
 from attar.ground import Ground, Handed, Progress, Say
 from attar.handover import require_exports, sweep, withdraw, write
 from attar.judges import Judge, LabelJudge, LanguageJudge
-from attar.plan import Plan, make_plan
+from attar.plan import make_plan
 from attar.plan.objectives import signals_mode
-from attar.preparing import device_of, prepare
+from attar.precision import computed_in
+from attar.preparing import prepare
 from attar.ranks import Ranks, joined
 from attar.recipe import Recipe
 from attar.recipe.teacher import AskedSpec
@@ -62,16 +64,19 @@ def run(
         with locked(out, ranks), quiet():
             before = limit_threads(recipe.training.threads)
             try:
-                for warning in plan.warnings:
+                lasting = [one for one in plan.warnings if one not in plan.foretold]
+                slower = _arithmetic(recipe)
+                for warning in [*plan.warnings, *slower]:
                     say(f"WARNING: {warning}")
                 stages = _stages(recipe, out, say, ranks)
                 ground = prepare(recipe, out, stages, handed=given, policy=policy, progress=progress)
+                ground.warnings[:0] = [*lasting, *slower]
                 judge, first = _judge_of(ground), recipe.training.seed
                 done = [
                     run_seed(ground, judge, seed, out if seeds == 1 else out / "seeds" / str(seed), stages, progress)
                     for seed in range(first, first + seeds)
                 ]
-                facts = ranks.by_first(lambda: _finish(ground, judge, done, stages, plan, policy))
+                facts = ranks.by_first(lambda: _finish(ground, judge, done, stages, policy))
             finally:
                 limit_threads(before)
     if complain:
@@ -114,6 +119,18 @@ def _stages(recipe: Recipe, out: Path, say: Say, ranks: Ranks) -> Stages:
     return Stages(out / "store" / "stages", say, ranks, partial(advice_for, recipe), device)
 
 
+def _arithmetic(recipe: Recipe) -> list[str]:
+    """What is to be told where this machine does not compute as `training.precision` says."""
+    precision, device = recipe.training.precision, device_of(recipe.training.device)
+    used = computed_in(precision, device)
+    if used == precision:
+        return []
+    return [
+        f"training.precision: this CPU has no instructions for {precision} and would imitate it, several times slower "
+        f"than {used}: computed in {used}, which rounds less."
+    ]
+
+
 def _judge_of(ground: Ground) -> Judge:
     """The judge that the run's task wants."""
     if not isinstance(ground.task, CausalLM):
@@ -121,13 +138,10 @@ def _judge_of(ground: Ground) -> Judge:
     return AnswerJudge(ground) if ground.task.metric == "exact_match" else LanguageJudge(ground)
 
 
-def _finish(
-    ground: Ground, judge: Judge, done: list[Seed], stages: Stages, plan: Plan, policy: PolicyFacts
-) -> RunFacts:
+def _finish(ground: Ground, judge: Judge, done: list[Seed], stages: Stages, policy: PolicyFacts) -> RunFacts:
     """From finished seeds to what is handed over."""
     best = max(done, key=lambda seed: judge.worth(seed.validation))
     chosen = _hand_over(best, ground)
-    ground.warnings[:0] = plan.warnings
     facts = certify(ground, judge, done, chosen, stages, policy)
     for seed in {seed.folder: seed for seed in [*done, chosen]}.values():
         sweep(seed.folder, seed.training, _exports(seed))

@@ -6,7 +6,9 @@ import re
 from collections.abc import Generator
 from contextlib import contextmanager
 
+from attar.devices import device_of
 from attar.errors import OutOfMemory
+from attar.precision import computed_in
 from attar.recipe import Recipe
 from attar.recipe.task import CausalLMSpec
 from attar.recipe.teacher import AskedSpec, EnsembleSpec, LocalTeacherSpec
@@ -59,7 +61,8 @@ def advice_for(recipe: Recipe, stage: str) -> str:
         ways += shorter
         if not training.activation_checkpointing:
             ways.append("set training.activation_checkpointing: true")
-        if training.precision == "fp32" and isinstance(recipe.task, CausalLMSpec):
+        fewer = computed_in("bf16", device_of(training.device)) == "bf16"
+        if fewer and training.precision == "fp32" and isinstance(recipe.task, CausalLMSpec):
             ways.append("set training.precision: bf16")
         return _any_of([*ways, "make the student smaller"])
     if name == "signals" and isinstance(recipe.teacher, AskedSpec):

@@ -16,6 +16,7 @@ FLOORS = [
     {
         "plan",
         "data",
+        "devices",
         "logits",
         "mixture",
         "heads",

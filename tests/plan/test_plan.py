@@ -81,6 +81,7 @@ def test_a_budget_that_may_be_missed_says_on_what_the_figure_rests(tmp_path: Pat
     (found,) = [line for line in plan.warnings if line.startswith("budget.max_params")]
     expected = f"the student is expected to have {params.likely:,} parameters (by its kept tokens, estimated from "
     assert expected in found
+    assert plan.foretold == (found,)
     plan = plan_of(tmp_path, budget={"max_params": 12_345_678})
     assert any("at most 12,345,678 parameters" in line for line in plan.lines())
 

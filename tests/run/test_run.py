@@ -201,6 +201,18 @@ def test_a_missed_budget_is_told_in_the_record(finished: tuple[Path, Path, RunFa
     assert all(stage.cached for stage in facts.stages)
 
 
+def test_what_was_foretold_of_a_budget_is_not_told_once_it_is_decided(finished: tuple[Path, Path, RunFacts]) -> None:
+    path, out, first = finished
+    budget = f"budget.max_params={first.student.params - 1}"
+    (foretold,) = make_plan(load_recipe(path, [budget])).foretold
+    assert foretold.startswith("budget.max_params: the student is expected to have")
+    said: list[str] = []
+    facts = attar.distill(path, out, overrides=[budget], say=said.append)
+    assert [line.met for line in facts.budget] == [False]
+    assert f"WARNING: {foretold}" in said
+    assert not [warning for warning in facts.warnings if "budget" in warning]
+
+
 def test_an_unknown_teacher_stops_before_any_work(tmp_path: Path) -> None:
     path = make(tmp_path)
     fields = json.loads(path.read_text())

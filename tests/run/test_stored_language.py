@@ -80,7 +80,10 @@ def test_a_teacher_is_asked_once_for_several_students(tmp_path: Path) -> None:
         ({"keep": "used", "min_count": 9}, "fp32"),
     ],
 )
-def test_a_store_is_opened_elsewhere(tmp_path: Path, vocabulary: dict[str, Any], precision: str) -> None:
+def test_a_store_is_opened_elsewhere(
+    tmp_path: Path, vocabulary: dict[str, Any], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attar.precision.has_bf16", lambda: False)
     student = {**STUDENT, "vocabulary": vocabulary}
     objectives = [{"kind": "sparse_kl", "k": 20}, {"kind": "hard_labels", "weight": 0.1}]
     path = recipe(
@@ -96,6 +99,8 @@ def test_a_store_is_opened_elsewhere(tmp_path: Path, vocabulary: dict[str, Any],
     assert facts.signals is not None
     assert (facts.signals.mode, facts.signals.spot_check) == ("stored", 0.0)
     assert facts.signals.key == folder.name
+    imitated = [one for one in facts.warnings if one.startswith("training.precision: this CPU has no instructions for")]
+    assert len(imitated) == (precision == "bf16")
     spelled = "min_count" in vocabulary  # in pieces, every row of so few words: nothing is left to compare
     assert (facts.evaluation.kl_to_teacher is None) is spelled
     curve = [point["term_sparse_kl"] for point in facts.training["student"].curve if "loss" in point]

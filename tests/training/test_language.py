@@ -172,9 +172,10 @@ def test_a_model_that_cannot_run_its_layers_again_is_refused(tmp_path: Path) -> 
         make_trainer(model, terms, TASK, rows(terms), spec, tmp_path, key="k")
 
 
-def test_bfloat16_learns_what_float32_learns(tmp_path: Path) -> None:
+def test_bfloat16_learns_what_float32_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The states that reach the head are rounded to 8 bits; logits, loss and weights are not."""
     found = {}
+    monkeypatch.setattr("attar.precision.has_bf16", lambda: True)
     for precision in ("fp32", "bf16"):
         model, terms = student(), terms_of()
         spec = TrainingSpec(**SETTINGS, precision=precision, activation_checkpointing=precision == "bf16")
@@ -185,3 +186,7 @@ def test_bfloat16_learns_what_float32_learns(tmp_path: Path) -> None:
     assert found["bf16"] != found["fp32"]
     assert found["bf16"][-1] < found["bf16"][0]
     assert found["bf16"] == pytest.approx(found["fp32"], rel=0.05)
+    monkeypatch.setattr("attar.precision.has_bf16", lambda: False)
+    spec, terms = TrainingSpec(**SETTINGS, precision="bf16"), terms_of()
+    facts = train(student(), terms, TASK, rows(terms), spec, tmp_path / "imitated", key="k")
+    assert [point["term_forward_kl"] for point in facts.curve] == found["fp32"], "no bf16 here: float32"

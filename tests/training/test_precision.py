@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from attar.precision import as_in_training, rounded_products
+from attar import precision
+from attar.precision import as_in_training, computed_in, has_bf16, rounded_products
 from tiny_language import tiny_bpe, tiny_llama
 
 
@@ -30,7 +31,30 @@ def test_an_error_leaves_nothing_behind() -> None:
     assert torch.backends.mkldnn.matmul.fp32_precision == before  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_a_model_writes_in_trainings_precision_for_the_block_alone() -> None:
+@pytest.mark.parametrize(
+    ("told", "has"),
+    [
+        ({"architecture": "x86_64", "amx_bf16": False, "avx512_bf16": True}, True),
+        ({"architecture": "x86_64", "amx_bf16": True, "avx512_bf16": False}, True),
+        ({"architecture": "x86_64", "amx_bf16": False, "avx512_bf16": False}, False),
+        ({"architecture": "aarch64"}, True),
+        ({}, True),
+    ],
+    ids=["AVX-512", "AMX", "neither", "ARM", "torch does not tell"],
+)
+def test_bf16_is_computed_in_float32_where_the_cpu_would_imitate_it(
+    monkeypatch: pytest.MonkeyPatch, told: dict[str, object], has: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told)
+    assert has_bf16() is has
+    assert computed_in("bf16", "cpu") == ("bf16" if has else "fp32")
+    assert computed_in("bf16", "cuda:0") == "bf16"
+    assert computed_in("fp16", "cuda") == "fp16"
+    assert computed_in("fp32", "cpu") == "fp32"
+
+
+def test_a_model_writes_in_trainings_precision_for_the_block_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "has_bf16", lambda: True)
     model = tiny_llama(tiny_bpe(["a cat sees a dog"] * 9, size=270), layers=2)
     ids = torch.tensor([[5, 6, 7, 8]])
 
@@ -47,4 +71,7 @@ def test_a_model_writes_in_trainings_precision_for_the_block_alone() -> None:
     assert not torch.equal(rounded, rounded.bfloat16().float()), "its head is not rounded"
     error = (rounded - exact).norm() / exact.norm()
     assert 0 < error < 0.02
+    monkeypatch.setattr(precision, "has_bf16", lambda: False)
+    with as_in_training("bf16", [model], "cpu"):
+        assert torch.equal(said(), exact)
     assert torch.equal(said(), exact)

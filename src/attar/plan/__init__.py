@@ -62,4 +62,5 @@ def make_plan(recipe: Recipe, *, python_objects: bool = False, out: Path | None 
         estimates=estimates,
         budget=budget,
         warnings=tuple(notes.warnings),
+        foretold=tuple(notes.foretold),
     )

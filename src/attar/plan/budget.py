@@ -62,7 +62,9 @@ def _line(
     share = limit if isinstance(limit, str) else ""
     if isinstance(limit, str):
         if of_teacher is None:
-            notes.warn(("budget", name), f"{share} of the teacher is decided at the end: its size is not known yet.")
+            notes.foretell(
+                ("budget", name), f"{share} of the teacher is decided at the end: its size is not known yet."
+            )
             return []
         most = float(limit.rstrip(" %")) / 100 * of_teacher
     else:
@@ -77,7 +79,7 @@ def _line(
     elif size.likely is not None and size.likely > most:
         known = f" ({size.note})" if size.note else ""
         has = f"is expected to have {size.likely:,} {unit}{known}"
-        notes.warn(("budget", name), f"the student {has}; {most:,.0f} are allowed.")
+        notes.foretell(("budget", name), f"the student {has}; {most:,.0f} are allowed.")
     met = None
     if size.low is not None and size.low > most:
         met = False

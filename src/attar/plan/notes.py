@@ -15,6 +15,7 @@ class Notes:
     def __init__(self, places: Places) -> None:
         self.places = places
         self.warnings: list[str] = []
+        self.foretold: list[str] = []
         self._problems: list[tuple[int, str]] = []
         self._of_budget_alone = True
 
@@ -26,6 +27,11 @@ class Notes:
     def warn(self, path: Path, message: str) -> None:
         """The recipe works, but the user should hear this."""
         self.warnings.append(f"{dotted(path)}: {message}" if path else message)
+
+    def foretell(self, path: Path, message: str) -> None:
+        """A warning of what is only measured later: it says nothing any more once that is done."""
+        self.warn(path, message)
+        self.foretold.append(self.warnings[-1])
 
     @contextmanager
     def at(self, path: Path) -> Generator[None]:

@@ -117,6 +117,8 @@ class Plan:
     estimates: tuple[Estimate, ...]
     budget: tuple[BudgetFacts, ...]
     warnings: tuple[str, ...]
+    foretold: tuple[str, ...]
+    """Those of them that the run's own figures replace."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, JSON-able."""

@@ -154,7 +154,7 @@ training:
   batch_size: 8
   learning_rate: 1e-3
   warmup: 0.1
-  # precision: bf16          # arithmetic of the forward pass; fp32 without this line
+  # precision: bf16          # arithmetic of the forward pass, where the machine has it; fp32 without this line
   # activation_checkpointing: true       # less memory, a third more arithmetic
   # quantization: {precision: q4_0}      # train with the rounding of an export: q8_0, q4_0, int8 or int4
   # parallel: fsdp           # under torchrun: weights are sharded; ddp: each process holds all of them

@@ -59,7 +59,10 @@ class TrainingSpec(Spec):
         examples=["auto", "cpu", "cuda", "cuda:0", "mps"],
         description="auto, cpu, cuda, cuda:N, mps.",
     )
-    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="Arithmetic of the forward pass.")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32",
+        description="Arithmetic of the forward pass; bf16 is float32 on a CPU that has no instructions for it.",
+    )
     quantization: QuantizationSpec | None = Field(
         default=None,
         description="Quantization-aware: student and control learn with the rounding of an exported file; absent: "

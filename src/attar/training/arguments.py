@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from attar.devices import device_of
 from attar.errors import MissingExtra, PlanError, RecipeError, TrainingError
+from attar.precision import computed_in
 from attar.ranks import world
 from attar.recipe.names import taken
 from attar.recipe.nearest import did_you_mean
@@ -50,12 +52,13 @@ def training_arguments(spec: TrainingSpec, steps: int, out: Path) -> TrainingArg
     _check_extra(spec.extra)
     if spec.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise MissingExtra("tensorboard", "tensorboard", "training.tensorboard")
-    device = _device(spec.device)
+    device = device_of(spec.device)
     _check_parallel(spec)
     if spec.precision == "fp16" and device == "cpu":
         raise PlanError(
             'training.precision: "fp16" needs a GPU, and training runs on the CPU. Allowed there: fp32, bf16.'
         )
+    precision = computed_in(spec.precision, device)
     fields: dict[str, Any] = {
         "output_dir": str(out),
         "max_steps": steps,
@@ -68,8 +71,8 @@ def training_arguments(spec: TrainingSpec, steps: int, out: Path) -> TrainingArg
         "max_grad_norm": spec.clip,
         "seed": spec.seed % 2**32,
         "use_cpu": device == "cpu",
-        "bf16": spec.precision == "bf16",
-        "fp16": spec.precision == "fp16",
+        "bf16": precision == "bf16",
+        "fp16": precision == "fp16",
         "logging_strategy": "no",
         "logging_nan_inf_filter": False,
         "eval_strategy": "no",
@@ -112,16 +115,6 @@ def _check_extra(extra: dict[str, Any]) -> None:
             problems.append(f"training.extra.{name}: TrainingArguments has no such field.{did_you_mean(name, known)}")
     if problems:
         raise RecipeError(problems)
-
-
-def _device(name: str) -> str:
-    here = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
-    if name == "auto":
-        return here[0]
-    number = int(name.partition(":")[2] or 0)
-    if name.partition(":")[0] not in here or (number and number >= torch.cuda.device_count()):
-        raise PlanError(f'training.device: "{name}" is not on this machine. Allowed here: auto, {", ".join(here)}.')
-    return name
 
 
 def _place(made: TrainingArguments, device: str) -> None:
