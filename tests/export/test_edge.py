@@ -5,6 +5,7 @@ LiteRT and ExecuTorch are large to install: their tests belong to the slow tier.
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 import subprocess
@@ -41,6 +42,18 @@ KINDS = [
 ]
 FIXED = KINDS[1:]
 BOTH = pytest.mark.parametrize("rows", ["text", "image"])
+
+
+class SignalStack(ctypes.Structure):
+    """Where this thread's signals are handled: `stack_t` of Linux."""
+
+    _fields_ = [("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+    @classmethod
+    def now(cls) -> tuple[int | None, int]:
+        found = cls()
+        assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found)) == 0
+        return found.address, found.flags
 
 
 def spec(kind: str, **fields: Any) -> ClassifierSpec:
@@ -208,3 +221,15 @@ def test_openvino_reports_to_nobody(kind: str) -> None:
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="OpenVINO sets a signal stack on Linux only")
+@pytest.mark.parametrize("kind", ["openvino"], indirect=True)
+def test_signals_are_handled_where_they_were(kind: str, image: Case, tmp_path: Path) -> None:
+    """Two compiled models that go in the order they came leave their thread's signals a freed stack."""
+    before = SignalStack.now()
+    made = write_artifact(image.trained, tmp_path / "x", spec(kind, precision="int8", calibration_rows=24))
+    one, other = open_artifact(kind, tmp_path / "x"), open_artifact(kind, tmp_path / "x")
+    assert one.classes == other.classes == made.classes
+    del made, one, other
+    assert SignalStack.now() == before

@@ -14,7 +14,7 @@ from attar.export.exporter import Made, Trained
 from attar.export.graph import save_graph
 from attar.export.packages import need
 from attar.export.quiet import quiet, reason
-from attar.export.runtimes.openvino import MODEL, openvino
+from attar.export.runtimes.openvino import MODEL, apart, openvino
 from attar.recipe.outcome import OpenVINOSpec
 
 _OPSET = 20
@@ -48,11 +48,13 @@ def _quantized(model: Any, student: Trained, spec: OpenVINOSpec) -> tuple[Any, s
     is_text = "input_ids" in rows[0]
     try:
         with quiet():
-            small = nncf.quantize(
-                model,
-                nncf.Dataset(rows),
-                subset_size=len(rows),
-                model_type=nncf.ModelType.TRANSFORMER if is_text else None,
+            small = apart(
+                lambda: nncf.quantize(
+                    model,
+                    nncf.Dataset(rows),
+                    subset_size=len(rows),
+                    model_type=nncf.ModelType.TRANSFORMER if is_text else None,
+                )
             )
     except Exception as error:  # nncf raises whatever its own parts raise
         raise ExportError(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from attar.export.quiet import quiet, reason
 from attar.export.runtimes.base import OUTPUT, Array, Runner
 
 MODEL = "model.xml"
+
+T = TypeVar("T")
 
 
 class OpenVINORunner(Runner):
@@ -27,7 +30,7 @@ class OpenVINORunner(Runner):
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
         try:
             with quiet():
-                self._model: Any = package.Core().compile_model(str(folder / MODEL), "CPU", settings)
+                self._model: Any = apart(lambda: package.Core().compile_model(str(folder / MODEL), "CPU", settings))
         except Exception as error:  # openvino raises RuntimeError for all that can go wrong
             raise ExportError(
                 f"{folder / MODEL}: openvino {version} cannot run it ({reason(error)}). Export again, or install a "
@@ -52,3 +55,13 @@ def openvino() -> Any:
     """
     sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
     return need("openvino", "openvino", "Running an OpenVINO file")
+
+
+def apart(call: Callable[[], T]) -> T:
+    """What `call` returns, made in a thread of its own. OpenVINO's CPU plugin gives the thread that makes it a signal
+    stack, and takes it back when it goes; of two that go in the order they came, the second leaves the thread the
+    first one's, which is freed by then: the next signal that Python handles there (Ctrl-C, a data loader's worker that
+    ends) kills the process. A thread that has ended handles none.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(call).result()
