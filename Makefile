@@ -20,7 +20,7 @@ demo:
 
 test:
 	@$(MAKE) --no-print-directory env EXTRAS=dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 4 --dist loadfile
 
 test-slow:
 	@$(MAKE) --no-print-directory env EXTRAS=dev,demo,bench,lm,edge
